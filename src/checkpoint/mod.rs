@@ -1,0 +1,348 @@
+//! Checkpoints: safetensors files, mapped into memory, in any of the three published name formats.
+//!
+//! [`Checkpoint::open`] finds the files and the tensors that belong to the encoder; the text model's tensors in the
+//! same shards are never touched. [`VisionWeights::load`] checks every tensor against a configuration and hands them
+//! to a backend in the model's own order.
+
+mod map;
+mod names;
+mod random;
+mod resize;
+mod tables;
+mod tensor;
+mod weights;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
+use crate::error::{CheckpointError, Error, Result};
+use map::MappedFile;
+pub use names::NameFormat;
+pub use random::{RandomWeights, demo_config};
+pub use tables::PositionTables;
+pub use tensor::Tensor;
+pub use weights::{ExpectedTensor, LayerWeights, Linear, Norm, TokenPositions, VisionWeights, expected_tensors};
+
+/// An opened checkpoint: which tensors of the encoder it holds, and where. Opening reads headers only.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    format: NameFormat,
+    files: Vec<PathBuf>,
+    /// By torchtune name.
+    tensors: BTreeMap<String, StoredTensor>,
+    num_other_tensors: usize,
+}
+
+/// A tensor as it is stored.
+#[derive(Debug)]
+struct StoredTensor {
+    name: String,
+    dtype: std::result::Result<Dtype, String>,
+    shape: Vec<usize>,
+    /// Where the elements are: one part, or one for each of Meta's model-parallel ranks.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    shape: Vec<usize>,
+    tensor: Option<Tensor>,
+    file: usize,
+}
+
+/// A line of a checkpoint's table of contents.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct TensorSummary {
+    /// The name in the file.
+    pub name: String,
+    /// torchtune's name for the same tensor.
+    pub torchtune: String,
+    /// The element type in the file.
+    pub dtype: String,
+    /// The shape in the file.
+    pub shape: Vec<usize>,
+    /// The file that holds it.
+    pub file: PathBuf,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, an index (`….safetensors.index.json`), or a folder with either: `model.safetensors`,
+    /// `model.safetensors.index.json`, Meta's `consolidated*.safetensors` (one file a model-parallel rank), or any
+    /// other `.safetensors` files, in this order.
+    ///
+    /// The files stay mapped while the checkpoint or any weights loaded from it live: do not shorten or rewrite them
+    /// in that time.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotFound`], [`Pickle`](CheckpointError::Pickle), [`Damaged`](CheckpointError::Damaged),
+    /// [`Index`](CheckpointError::Index), [`NotAnEncoder`](CheckpointError::NotAnEncoder),
+    /// [`MixedNames`](CheckpointError::MixedNames), [`Repeated`](CheckpointError::Repeated), [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let not_found = || CheckpointError::NotFound { path: path.to_path_buf() };
+        if !path.is_dir() {
+            if is_pickle(path) {
+                return Err(CheckpointError::Pickle { path: path.to_path_buf() }.into());
+            }
+            if !path.is_file() {
+                return Err(not_found().into());
+            }
+            return match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => Self::from_index(path, path),
+                _ => Self::from_files(path, vec![path.to_path_buf()], false),
+            };
+        }
+        let single = path.join("model.safetensors");
+        if single.is_file() {
+            return Self::from_files(path, vec![single], false);
+        }
+        let index = path.join("model.safetensors.index.json");
+        if index.is_file() {
+            return Self::from_index(path, &index);
+        }
+        let listed = std::fs::read_dir(path).map_err(Error::io(path))?;
+        let names = listed.map(|entry| Ok(entry.map_err(Error::io(path))?.path())).collect::<Result<BTreeSet<_>>>()?;
+        let (files, others): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|p| p.extension().is_some_and(|e| e == "safetensors"));
+        let is_rank = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("consolidated"));
+        let ranks: Vec<_> = files.iter().filter(|p| is_rank(p)).cloned().collect();
+        if !ranks.is_empty() {
+            let several = ranks.len() > 1;
+            return Self::from_files(path, ranks, several);
+        }
+        if !files.is_empty() {
+            return Self::from_files(path, files, false);
+        }
+        match others.into_iter().find(|p| is_pickle(p)) {
+            Some(path) => Err(CheckpointError::Pickle { path }.into()),
+            None => Err(not_found().into()),
+        }
+    }
+
+    /// A checkpoint of tensors in memory, by torchtune name; `path` names it in errors.
+    pub(crate) fn in_memory(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        let tensors = tensors.into_iter().map(|(name, tensor)| {
+            let (dtype, shape) = (Ok(tensor.dtype()), tensor.shape().to_vec());
+            let part = Part { shape: shape.clone(), tensor: Some(tensor), file: 0 };
+            (name.clone(), StoredTensor { name, dtype, shape, parts: vec![part] })
+        });
+        Self {
+            path: path.to_path_buf(),
+            format: NameFormat::Torchtune,
+            files: vec![path.to_path_buf()],
+            tensors: tensors.collect(),
+            num_other_tensors: 0,
+        }
+    }
+
+    /// Where the checkpoint was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose tensor names it uses.
+    pub fn format(&self) -> NameFormat {
+        self.format
+    }
+
+    /// The files that hold tensors of the encoder.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Tensors that belong to something else, the text model mostly.
+    pub fn num_other_tensors(&self) -> usize {
+        self.num_other_tensors
+    }
+
+    /// The encoder's tensors, by torchtune name.
+    pub fn summary(&self) -> Vec<TensorSummary> {
+        let line = |(tune, stored): (&String, &StoredTensor)| TensorSummary {
+            name: stored.name.clone(),
+            torchtune: tune.clone(),
+            dtype: stored.dtype.as_ref().map_or_else(Clone::clone, |d| d.safetensors_name().to_string()),
+            shape: stored.shape.clone(),
+            file: self.files[stored.parts[0].file].clone(),
+        };
+        self.tensors.iter().map(line).collect()
+    }
+
+    /// The folder that `config.json` and `preprocessor_config.json` would lie in.
+    pub fn folder(&self) -> &Path {
+        if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
+    }
+
+    /// Reads the configuration beside the weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoConfig`] where there is none, and those of [`EncoderConfig::from_file`].
+    pub fn config(&self) -> Result<EncoderConfig> {
+        let file = self.folder().join("config.json");
+        if !file.is_file() {
+            return Err(CheckpointError::NoConfig { path: self.folder().to_path_buf() }.into());
+        }
+        EncoderConfig::from_file(&file)
+    }
+
+    /// Reads the headers of `files` and keeps the encoder's tensors. With `ranks`, each file is one of Meta's
+    /// model-parallel ranks and holds a part of every tensor.
+    fn from_files(path: &Path, files: Vec<PathBuf>, ranks: bool) -> Result<Self> {
+        let mut gathering = Gathering::new(path, ranks);
+        for file in files {
+            gathering.add_file(file, |_| true)?;
+        }
+        gathering.finish()
+    }
+
+    /// Reads the headers of those shards of an index that hold the encoder's tensors.
+    fn from_index(path: &Path, index: &Path) -> Result<Self> {
+        let refuse = |reason: String| CheckpointError::Index { path: index.to_path_buf(), reason };
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+        let Index { weight_map } = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
+        let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (name, shard) in weight_map.iter().filter(|(name, _)| names::recognise(name).is_some()) {
+            // A shard lies beside its index; anything else would let an index open files of its choice.
+            if Path::new(shard).file_name() != Some(std::ffi::OsStr::new(shard)) {
+                return Err(refuse(format!("{name} is said to be in {shard:?}, which is not a file name")).into());
+            }
+            shards.entry(shard).or_default().insert(name);
+        }
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut gathering = Gathering::new(path, false);
+        gathering.num_tensors = weight_map.len() - shards.values().map(BTreeSet::len).sum::<usize>();
+        for (shard, wanted) in shards {
+            let file = folder.join(shard);
+            if !file.is_file() {
+                return Err(refuse(format!("shard {shard} is missing, which holds {} of the encoder's tensors", wanted.len())).into());
+            }
+            let mut found = gathering.add_file(file, |name| wanted.contains(name))?;
+            found.sort();
+            if let Some(name) = wanted.iter().find(|name| found.binary_search_by(|f| f.as_str().cmp(name)).is_err()) {
+                return Err(refuse(format!("{name} is said to be in {shard}, which does not hold it")).into());
+            }
+        }
+        gathering.finish()
+    }
+
+    /// The stored form of a tensor, by torchtune name.
+    fn stored(&self, tune: &str) -> Option<&StoredTensor> {
+        self.tensors.get(tune)
+    }
+}
+
+/// A checkpoint whose files are still being read.
+struct Gathering {
+    path: PathBuf,
+    ranks: bool,
+    format: Option<(NameFormat, String)>,
+    files: Vec<PathBuf>,
+    tensors: BTreeMap<String, StoredTensor>,
+    num_tensors: usize,
+}
+
+impl Gathering {
+    fn new(path: &Path, ranks: bool) -> Self {
+        let path = path.to_path_buf();
+        Self { path, ranks, format: None, files: Vec::new(), tensors: BTreeMap::new(), num_tensors: 0 }
+    }
+
+    /// Adds the encoder's tensors of a file that are `wanted`; returns their stored names.
+    fn add_file(&mut self, path: PathBuf, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let file = MappedFile::open(&path)?;
+        let damaged = |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.clone(), reason: e.to_string() };
+        let (header_len, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(damaged)?;
+        let data_start = header_len + size_of::<u64>();
+        let number = self.files.len();
+        self.files.push(path.clone());
+        let mut found = Vec::new();
+        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
+            let Some((format, tune)) = names::recognise(&name) else {
+                self.num_tensors += 1;
+                continue;
+            };
+            self.agree_on_format(format, &name)?;
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => Ok(Dtype::F32),
+                safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
+                safetensors::Dtype::F16 => Ok(Dtype::F16),
+                other => Err(format!("{other:?}")),
+            };
+            let (start, end) = info.data_offsets;
+            let tensor = dtype.as_ref().ok().map(|&dtype| {
+                Tensor::mapped(dtype, info.shape.clone(), file.clone(), data_start + start..data_start + end)
+            });
+            let part = Part { shape: info.shape.clone(), tensor, file: number };
+            self.add_part(tune, name.clone(), dtype, part)?;
+            found.push(name);
+        }
+        Ok(found)
+    }
+
+    fn agree_on_format(&mut self, format: NameFormat, name: &str) -> Result<()> {
+        let (agreed, first) = self.format.get_or_insert_with(|| (format, name.to_string()));
+        if *agreed == format {
+            return Ok(());
+        }
+        Err(CheckpointError::MixedNames { first: first.clone(), second: name.to_string() }.into())
+    }
+
+    fn add_part(
+        &mut self,
+        tune: String,
+        name: String,
+        dtype: std::result::Result<Dtype, String>,
+        part: Part,
+    ) -> Result<()> {
+        let file = part.file;
+        match self.tensors.entry(tune) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let shape = part.shape.clone();
+                entry.insert(StoredTensor { name, dtype, shape, parts: vec![part] });
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) => {
+                if !self.ranks || entry.get().parts.iter().any(|p| p.file == file) {
+                    let place = |file: usize, name: &str| format!("{} ({name})", self.files[file].display());
+                    return Err(CheckpointError::Repeated {
+                        tensor: entry.key().clone(),
+                        first: place(entry.get().parts[0].file, &entry.get().name),
+                        second: place(file, &name),
+                    }
+                    .into());
+                }
+                let joined = names::rank_dimension(entry.key());
+                let stored = entry.get_mut();
+                if let Some(dimension) = joined.filter(|d| *d < stored.shape.len() && *d < part.shape.len()) {
+                    stored.shape[dimension] = stored.shape[dimension].saturating_add(part.shape[dimension]);
+                    stored.parts.push(part);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Checkpoint> {
+        let Some((format, _)) = self.format else {
+            return Err(CheckpointError::NotAnEncoder { path: self.path, num_tensors: self.num_tensors }.into());
+        };
+        Ok(Checkpoint {
+            path: self.path,
+            format,
+            files: self.files,
+            tensors: self.tensors,
+            num_other_tensors: self.num_tensors,
+        })
+    }
+}
+
+/// PyTorch's own files are Python pickles.
+fn is_pickle(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["pth", "pt", "bin", "ckpt", "pkl"].contains(&e))
+}

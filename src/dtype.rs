@@ -1,0 +1,100 @@
+//! The three element types of weights and embeddings, and widening them to f32.
+
+use half::f16;
+
+/// An element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE 754 single precision.
+    F32,
+    /// The upper half of an F32.
+    Bf16,
+    /// IEEE 754 half precision.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+
+    /// The name in safetensors files.
+    pub fn safetensors_name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "F16",
+        }
+    }
+
+    /// Widens little-endian elements to f32, exactly. `out` has one value for each element of `bytes`.
+    ///
+    /// The bytes need no alignment: a safetensors file may place tensors anywhere.
+    pub(crate) fn widen(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(bytes.len(), out.len() * self.size(), "bytes and elements disagree");
+        match self {
+            Self::F32 => widen_each(bytes, out, f32::from_le_bytes),
+            Self::Bf16 => widen_each(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+            Self::F16 => widen_each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        }
+    }
+
+    /// Rounds f32 values to this type, to nearest and ties to even, as little-endian bytes.
+    pub(crate) fn narrow(self, values: &[f32], out: &mut Vec<u8>) {
+        out.reserve(values.len() * self.size());
+        match self {
+            Self::F32 => values.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
+            Self::Bf16 => values.iter().for_each(|x| out.extend_from_slice(&half::bf16::from_f32(*x).to_le_bytes())),
+            Self::F16 => values.iter().for_each(|x| out.extend_from_slice(&f16::from_f32(*x).to_le_bytes())),
+        }
+    }
+}
+
+fn widen_each<const SIZE: usize>(bytes: &[u8], out: &mut [f32], one: impl Fn([u8; SIZE]) -> f32) {
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    for (out, element) in out.iter_mut().zip(elements) {
+        *out = one(*element);
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "fp16",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widening_inverts_narrowing_for_every_half() {
+        for dtype in [Dtype::Bf16, Dtype::F16] {
+            for bits in 0..=u16::MAX {
+                let bytes = bits.to_le_bytes();
+                let mut wide = [0.0];
+                dtype.widen(&bytes, &mut wide);
+                let mut back = Vec::new();
+                dtype.narrow(&wide, &mut back);
+                assert!(wide[0].is_nan() || back == bytes, "{dtype} {bits:04x} came back as {back:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn widening_takes_unaligned_bytes() {
+        let mut bytes = vec![0xff];
+        bytes.extend_from_slice(&1.5f32.to_le_bytes());
+        let mut wide = [0.0];
+        Dtype::F32.widen(&bytes[1..], &mut wide);
+        assert_eq!(wide, [1.5]);
+    }
+}

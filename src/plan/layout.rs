@@ -1,0 +1,234 @@
+//! Which rows an image's sequence has, and which of them are computed once for many.
+//!
+//! Rows that start equal and are treated equally stay equal through every layer. In `meta` semantics most of a small
+//! picture's sequence is such rows: the alignment rows of all tiles, and whole padding tiles. They are computed once and
+//! carry a multiplicity m; as keys their score gets ln m added, which makes one row weigh in the softmax what m equal
+//! rows would.
+
+use std::ops::Range;
+
+use crate::checkpoint::PositionTables;
+use crate::config::EncoderConfig;
+use crate::error::{InputError, Result};
+
+/// Which function of the weights is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Semantics {
+    /// torchtune's: a tile has its N tokens, and every row sees every row.
+    Torchtune,
+    /// Meta's and, up to version 4.54, Hugging Face transformers': what the published weights were trained with.
+    /// Each tile has zero rows after its tokens, up to a multiple of 8; an image has `max_num_tiles` tiles; and rows
+    /// of padding (alignment rows, and all rows of padding tiles) do not see one another, though real rows see them.
+    Meta,
+}
+
+impl Semantics {
+    /// The name on the command line and in output metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Torchtune => "torchtune",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+impl std::fmt::Display for Semantics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One image of a batch, before anything is known about rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageShape {
+    /// Tiles down and tiles across. `[0, 0]` is a missing image.
+    pub aspect_ratio: [usize; 2],
+    /// Where each tile's pixels are, tiles that lie in the aspect ratio first: a tile's number in the pixel tensor,
+    /// or none for a tile of zeros. Padding tiles with one source have equal pixels.
+    pub tiles: Vec<Option<usize>>,
+    /// Whether the embeddings of padding tiles are wanted too.
+    pub padding_output: bool,
+}
+
+/// The rows of one image's sequence.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SequenceLayout {
+    /// The tiles that are computed, N rows each: first those whose rows see everything.
+    pub tiles: Vec<ComputedTile>,
+    /// The sequence in the transformer: the tiles' rows, then alignment rows.
+    pub transformer: Rows,
+    /// The sequence in the gated layers: the tiles' rows, then alignment rows, which have met the post-tile embedding
+    /// and are equal only within a tile.
+    pub global_transformer: Rows,
+    /// The alignment rows of the gated layers, in order.
+    pub alignment: Vec<AlignmentRows>,
+    /// For each tile of the output, in order, the number of the computed tile.
+    pub output: Vec<usize>,
+}
+
+/// A tile that is computed, for itself or for several equal ones.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ComputedTile {
+    /// The tile's number in the pixel tensor; none for zeros.
+    pub source: Option<usize>,
+    /// The block of the position tables that is added to it; none where nothing is.
+    pub block: Option<usize>,
+    /// How many equal tiles it stands for.
+    pub multiplicity: usize,
+}
+
+/// Alignment rows that have met one block of the post-tile embedding.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AlignmentRows {
+    /// Rows that are computed.
+    pub rows: usize,
+    /// How many equal rows each stands for.
+    pub multiplicity: usize,
+    /// The block that is added after the transformer; none where nothing is.
+    pub block: Option<usize>,
+}
+
+/// A sequence's rows, as attention sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Rows {
+    /// Rows that are computed.
+    pub len: usize,
+    /// The first `all_seeing` rows see every row; the others see these rows only.
+    pub all_seeing: usize,
+    /// The rows that stand for more than one, in order.
+    pub multiples: Vec<MultipleRows>,
+}
+
+/// Rows that each stand for several equal ones.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MultipleRows {
+    /// Which rows.
+    pub rows: Range<usize>,
+    /// How many equal rows each stands for.
+    pub multiplicity: usize,
+}
+
+impl Rows {
+    fn push(&mut self, rows: usize, multiplicity: usize, all_seeing: bool) {
+        if multiplicity > 1 && rows > 0 {
+            self.multiples.push(MultipleRows { rows: self.len..self.len + rows, multiplicity });
+        }
+        self.len += rows;
+        if all_seeing {
+            self.all_seeing = self.len;
+        }
+    }
+
+    /// Pairs of query and key that attention scores.
+    pub fn num_scores(&self) -> u64 {
+        let [len, all_seeing] = [self.len, self.all_seeing].map(|x| x as u64);
+        all_seeing * len + (len - all_seeing) * all_seeing
+    }
+}
+
+impl SequenceLayout {
+    /// The rows of `image`, number `number` of its batch. With `collapse`, equal rows are computed once.
+    ///
+    /// # Errors
+    /// [`InputError::Empty`], [`AspectRatio`](InputError::AspectRatio), [`TooFewTiles`](InputError::TooFewTiles),
+    /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable).
+    pub fn new(
+        config: &EncoderConfig,
+        semantics: Semantics,
+        tables: Option<&PositionTables>,
+        image: &ImageShape,
+        number: usize,
+        collapse: bool,
+    ) -> Result<Self> {
+        let num_real = num_real_tiles(config, semantics, tables, image, number)?;
+        let meta = semantics == Semantics::Meta;
+        let block = |tile| tables.and_then(|t| t.block(image.aspect_ratio, tile, meta));
+        let blocks_equal = |a, b| tables.is_none_or(|t| t.blocks_are_equal(a, b));
+
+        let mut tiles: Vec<ComputedTile> = Vec::new();
+        let mut output = Vec::with_capacity(image.tiles.len());
+        for (tile, &source) in image.tiles.iter().enumerate() {
+            let block = block(tile);
+            let equal = tiles.iter().enumerate().skip(num_real).find(|(_, earlier)| {
+                collapse && tile >= num_real && earlier.source == source && blocks_equal(earlier.block, block)
+            });
+            let computed = match equal {
+                Some((computed, _)) => computed,
+                None => {
+                    tiles.push(ComputedTile { source, block, multiplicity: 0 });
+                    tiles.len() - 1
+                }
+            };
+            tiles[computed].multiplicity += 1;
+            if tile < num_real || image.padding_output {
+                output.push(computed);
+            }
+        }
+
+        let tokens = config.num_tokens();
+        let per_tile = if meta { config.num_alignment_rows() } else { 0 };
+        let mut transformer = Rows::default();
+        for (computed, tile) in tiles.iter().enumerate() {
+            transformer.push(tokens, tile.multiplicity, !meta || computed < num_real);
+        }
+        let mut global_transformer = transformer.clone();
+        let mut alignment = Vec::new();
+        if per_tile > 0 {
+            let all = per_tile * image.tiles.len();
+            let (rows, multiplicity) = if collapse { (1, all) } else { (all, 1) };
+            transformer.push(rows, multiplicity, false);
+            for tile in &tiles {
+                let all = per_tile * tile.multiplicity;
+                let (rows, multiplicity) = if collapse { (1, all) } else { (all, 1) };
+                global_transformer.push(rows, multiplicity, false);
+                alignment.push(AlignmentRows { rows, multiplicity, block: tile.block });
+            }
+        }
+        Ok(Self { tiles, transformer, global_transformer, alignment, output })
+    }
+
+    /// How many tiles the embeddings cover.
+    pub fn num_output_tiles(&self) -> usize {
+        self.output.len()
+    }
+}
+
+/// Checks an image's tiles against its aspect ratio; returns how many see everything.
+fn num_real_tiles(
+    config: &EncoderConfig,
+    semantics: Semantics,
+    tables: Option<&PositionTables>,
+    image: &ImageShape,
+    number: usize,
+) -> Result<usize> {
+    let num_tiles = image.tiles.len();
+    let max_num_tiles = config.max_num_tiles;
+    if num_tiles == 0 {
+        return Err(InputError::Empty { name: "tiles of an image" }.into());
+    }
+    if semantics == Semantics::Meta && num_tiles != max_num_tiles {
+        return Err(InputError::MetaTiles { expected: max_num_tiles, found: num_tiles }.into());
+    }
+    if tables.is_none() {
+        // torchtune's model for one tile does not read the aspect ratio: every tile it is given is real.
+        return Ok(num_tiles);
+    }
+    let [height, width] = image.aspect_ratio;
+    if height > max_num_tiles || width > max_num_tiles {
+        let [height, width] = [height, width].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
+        return Err(InputError::AspectRatio { image: number, max_num_tiles, height, width }.into());
+    }
+    if height * width > num_tiles {
+        return Err(InputError::TooFewTiles { image: number, height, width, num_tiles }.into());
+    }
+    if tables.is_some_and(|t| !t.has_aspect_ratio(image.aspect_ratio)) {
+        let reason = "has no row in this checkpoint's position tables";
+        return Err(InputError::NoPositionTable { image: number, height, width, max_num_tiles, reason }.into());
+    }
+    Ok(match semantics {
+        // A missing image counts as one real tile in Hugging Face's mask.
+        Semantics::Meta => (height * width).max(1),
+        Semantics::Torchtune => height * width,
+    })
+}

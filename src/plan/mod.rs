@@ -1,0 +1,305 @@
+//! What is computed, in which order, from where to where: the model written once, as data.
+//!
+//! [`Plan::build`] is pure. A backend walks [`Plan::steps`]; the `plan` command prints them; tests check that no two
+//! live buffers overlap, that every read has a writer, and that the FLOPs are those of the closed form.
+
+mod arena;
+mod build;
+mod layout;
+
+use serde::Serialize;
+
+use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
+pub use layout::{AlignmentRows, ComputedTile, ImageShape, MultipleRows, Rows, Semantics, SequenceLayout};
+
+/// The element types of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// Of every buffer in the arena.
+    pub activations: Dtype,
+    /// Of the weight matrices, as they lie in memory.
+    pub weights: Dtype,
+}
+
+/// The images of a batch, one after another: ragged, none padded to another's tiles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BatchShape {
+    /// One sequence an image.
+    pub images: Vec<SequenceLayout>,
+}
+
+/// A stack of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stack {
+    /// The layers without gates.
+    Transformer,
+    /// The gated layers of the projection head.
+    GlobalTransformer,
+}
+
+/// A layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LayerId {
+    /// The stack it belongs to.
+    pub stack: Stack,
+    /// Its number there.
+    pub index: usize,
+}
+
+/// A matrix of a layer that follows a norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormLinear {
+    /// Queries, keys and values side by side, `[rows, 3·C]`, without bias.
+    Qkv,
+    /// The MLP's first, `[rows, F]`, with bias and exact GELU.
+    Fc1,
+}
+
+/// A matrix of a layer whose result is gated and added to the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResidualLinear {
+    /// Attention's output, without bias.
+    Out,
+    /// The MLP's second, with bias.
+    Fc2,
+}
+
+/// A buffer's number in [`Plan::buffers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct BufferId(pub usize);
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    /// Cuts each computed tile's pixels into patches, `[tiles·P, channels·p·p]`; tiles without a source are zeros.
+    Patchify {
+        /// The pixel tensors.
+        input: BufferId,
+        /// The patches.
+        output: BufferId,
+    },
+    /// Patches to the residual stream's width; no bias.
+    PatchEmbedding {
+        /// The patches.
+        input: BufferId,
+        /// `[tiles·P, C]`.
+        output: BufferId,
+    },
+    /// Pre-tile embedding, class token, gated token positions and the norm before the transformer, in one pass; zero
+    /// alignment rows.
+    TilePosition {
+        /// `[tiles·P, C]`.
+        input: BufferId,
+        /// The residual stream, in the transformer's rows.
+        output: BufferId,
+    },
+    /// A layer norm and the matrix that reads it.
+    LayerNormLinear {
+        /// Whose norm and matrix.
+        layer: LayerId,
+        /// Which of them.
+        part: NormLinear,
+        /// The residual stream.
+        input: BufferId,
+        /// The matrix' result.
+        output: BufferId,
+    },
+    /// Softmax attention of each image's rows, all heads.
+    Attention {
+        /// Whose.
+        layer: LayerId,
+        /// Queries, keys and values, `[rows, 3·C]`.
+        input: BufferId,
+        /// `[rows, C]`.
+        output: BufferId,
+    },
+    /// A matrix, its bias and gate, and the addition to the residual stream.
+    LinearResidual {
+        /// Whose matrix and gate.
+        layer: LayerId,
+        /// Which of them.
+        part: ResidualLinear,
+        /// What the matrix reads.
+        input: BufferId,
+        /// The residual stream before.
+        residual: BufferId,
+        /// The residual stream after; the same buffer unless a hidden state is kept in the one before.
+        output: BufferId,
+    },
+    /// The norm after the transformer and the post-tile embedding; from the transformer's rows to the gated layers'.
+    TileNorm {
+        /// The residual stream, in the transformer's rows.
+        input: BufferId,
+        /// The residual stream, in the gated layers' rows.
+        output: BufferId,
+    },
+    /// The output matrix over the head's state and the hidden states, where they lie: nothing is concatenated.
+    Projection {
+        /// The gated layers' result, in their rows.
+        head: BufferId,
+        /// The hidden states, in the transformer's rows.
+        hidden: Vec<BufferId>,
+        /// The embeddings, `[output tiles·N, E]`.
+        output: BufferId,
+    },
+}
+
+impl Op {
+    /// The buffers it reads.
+    pub fn reads(&self) -> Vec<BufferId> {
+        match self {
+            Self::Patchify { input, .. }
+            | Self::PatchEmbedding { input, .. }
+            | Self::TilePosition { input, .. }
+            | Self::LayerNormLinear { input, .. }
+            | Self::Attention { input, .. }
+            | Self::TileNorm { input, .. } => vec![*input],
+            Self::LinearResidual { input, residual, .. } => vec![*input, *residual],
+            Self::Projection { head, hidden, .. } => std::iter::once(*head).chain(hidden.iter().copied()).collect(),
+        }
+    }
+
+    /// The buffer it writes.
+    pub fn writes(&self) -> BufferId {
+        match self {
+            Self::Patchify { output, .. }
+            | Self::PatchEmbedding { output, .. }
+            | Self::TilePosition { output, .. }
+            | Self::LayerNormLinear { output, .. }
+            | Self::Attention { output, .. }
+            | Self::LinearResidual { output, .. }
+            | Self::TileNorm { output, .. }
+            | Self::Projection { output, .. } => *output,
+        }
+    }
+}
+
+/// A step of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// A readable name: `transformer.3.attention`.
+    pub name: String,
+    /// What it does.
+    #[serde(flatten)]
+    pub op: Op,
+    /// Floating-point operations of its matrix products, multiply and add counted apart.
+    pub flops: u64,
+    /// Bytes that must move: each weight, input and output once.
+    pub bytes: u64,
+}
+
+/// Where a buffer lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Place {
+    /// In the arena, at a byte offset.
+    Arena {
+        /// Bytes from the arena's start, a multiple of [`Plan::ALIGNMENT`].
+        offset: usize,
+    },
+    /// The caller's pixels, f32.
+    Pixels,
+    /// The caller's embeddings, f32.
+    Embeddings,
+}
+
+/// A named piece of memory, `[rows, width]`, row-major.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Buffer {
+    /// A readable name.
+    pub name: String,
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub width: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Where it lies.
+    pub place: Place,
+    /// The step that writes it first.
+    pub first_use: usize,
+    /// The last step that touches it.
+    pub last_use: usize,
+}
+
+/// The whole encoder for one batch shape.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The encoder's parameters.
+    pub config: EncoderConfig,
+    /// The rows of each image.
+    pub batch: BatchShape,
+    /// What lies where.
+    pub buffers: Vec<Buffer>,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+}
+
+impl Plan {
+    /// Every arena offset is a multiple of this many bytes: a DRAM sector times eight, and what tensor maps ask for.
+    pub const ALIGNMENT: usize = 256;
+
+    /// A buffer.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0]
+    }
+
+    /// Floating-point operations of all steps.
+    pub fn flops(&self) -> u64 {
+        self.steps.iter().map(|step| step.flops).sum()
+    }
+
+    /// Bytes that all steps must move.
+    pub fn bytes(&self) -> u64 {
+        self.steps.iter().map(|step| step.bytes).sum()
+    }
+
+    /// Rows of the embeddings.
+    pub fn num_output_rows(&self) -> usize {
+        self.batch.images.iter().map(|image| image.num_output_tiles() * self.config.num_tokens()).sum()
+    }
+}
+
+impl BatchShape {
+    /// Computed tiles of all images.
+    pub fn num_tiles(&self) -> usize {
+        self.images.iter().map(|image| image.tiles.len()).sum()
+    }
+
+    /// The rows of each image in a stack, in the batch's order.
+    pub fn rows(&self, stack: Stack) -> impl Iterator<Item = &Rows> {
+        self.images.iter().map(move |image| image.rows(stack))
+    }
+
+    /// Rows of all images in a stack.
+    pub fn num_rows(&self, stack: Stack) -> usize {
+        self.rows(stack).map(|rows| rows.len).sum()
+    }
+}
+
+impl SequenceLayout {
+    /// The sequence's rows in a stack.
+    pub fn rows(&self, stack: Stack) -> &Rows {
+        match stack {
+            Stack::Transformer => &self.transformer,
+            Stack::GlobalTransformer => &self.global_transformer,
+        }
+    }
+}
+
+impl std::fmt::Display for LayerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stack = match self.stack {
+            Stack::Transformer => "transformer",
+            Stack::GlobalTransformer => "global_transformer",
+        };
+        write!(f, "{stack}.{}", self.index)
+    }
+}
