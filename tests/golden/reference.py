@@ -324,7 +324,7 @@ def hf_encoder(encoder, weights, dtype=torch.float32, attention="sdpa"):
         hidden_size=d, num_hidden_layers=encoder["clip_num_layers"], attention_heads=encoder["num_heads"],
         num_global_layers=encoder["num_layers_projection"], intermediate_size=4 * d, num_channels=encoder["in_channels"],
         image_size=encoder["tile_size"], patch_size=encoder["patch_size"], max_num_tiles=tiles,
-        vision_output_dim=d * (1 + len(hidden)), intermediate_layers_indices=hidden,
+        vision_output_dim=d * (1 + len(hidden)), intermediate_layers_indices=hidden or [0],  # it cannot do without
         supported_aspect_ratios=[list(r) for r in aspect_ratios(tiles)])
     config._attn_implementation = attention
     model = MllamaVisionModel(config).eval()
@@ -339,5 +339,6 @@ def hf_encoder(encoder, weights, dtype=torch.float32, attention="sdpa"):
         with torch.inference_mode():
             features = model(images.to(dtype), aspect_ratio_ids=aspect_ratio_ids(aspect_ratio, tiles),
                              aspect_ratio_mask=aspect_ratio_mask(aspect_ratio, t)).last_hidden_state
+            features = features[..., :d * (1 + len(hidden))]
             return F.linear(features, *projector).reshape(b, -1, projector[0].shape[0])
     return run
