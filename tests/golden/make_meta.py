@@ -34,9 +34,9 @@ SETS = {
         dict(bsz=2, n_imgs=2, aspect_ratio=[[[1, 3], [2, 2]], [[4, 1], [0, 0]]], stages=True),
     ]),
     "small": (42, [
-        dict(bsz=1, n_imgs=1, aspect_ratio=[[[1, 1]]], stages=["hidden", "head"]),
+        dict(bsz=1, n_imgs=1, aspect_ratio=[[[1, 1]]], stages=["head"]),
         dict(bsz=1, n_imgs=2, aspect_ratio=[[[1, 2], [2, 1]]], stages=[]),
-        dict(bsz=3, n_imgs=1, aspect_ratio=[[[1, 3]], [[2, 2]], [[4, 1]]], stages=[]),
+        dict(bsz=2, n_imgs=1, aspect_ratio=[[[1, 3]], [[4, 1]]], stages=[]),
     ]),
     "wide": (43, [
         dict(bsz=1, n_imgs=4, aspect_ratio=[[[1, 1], [2, 2], [1, 3], [0, 0]]], noisy_padding=True, stages=True),
