@@ -179,7 +179,7 @@ def main():
         cases = [compare(a, model, config, tiles, pathlib.Path(work)) for tiles in a.grids]
     theirs = cases[0]["rounds"][0]["theirs"]["report"]
     print(f"{cpu_model()}, {a.threads} threads, float32; torch {theirs['versions']['torch']}, "
-          f"torchtune {theirs['versions']['torchtune']}; {a.rounds} round{"s" if a.rounds > 1 else ""}")
+          f"torchtune {theirs['versions']['torchtune']}; rounds: {a.rounds}")
     print(table(cases))
     if a.json:
         result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "commit": commit(),
