@@ -40,6 +40,12 @@ pub enum Error {
         /// What the hub's client said.
         reason: String,
     },
+    /// The embeddings are not numbers: the weights hold NaN or infinity, or sums overflowed.
+    #[error("the embeddings hold a value that is not finite at element {index}: the weights are damaged or far too large")]
+    NotFinite {
+        /// The flat index of the first such value.
+        index: usize,
+    },
     /// The worker threads could not be started.
     #[error("cannot start {threads} worker threads: {reason}")]
     Threads {
@@ -254,14 +260,6 @@ pub enum CheckpointError {
         tensor: String,
         /// The element type in the file.
         found: String,
-    },
-    /// A tensor of the encoder holds NaN or infinity.
-    #[error("tensor {tensor} holds a value that is not finite at element {index}")]
-    NotFinite {
-        /// The tensor, in torchtune's names.
-        tensor: String,
-        /// The flat index of the first such element.
-        index: usize,
     },
     /// Position tables cannot be resized.
     #[error("tensor {tensor} cannot be resized: {reason}")]

@@ -2,11 +2,14 @@
 
 pub mod checkpoint;
 pub mod config;
+mod cpu;
 mod dtype;
-pub mod plan;
+pub mod encoder;
 pub mod error;
 pub mod image;
+pub mod plan;
 
-pub use dtype::Dtype;
 pub use config::EncoderConfig;
+pub use dtype::Dtype;
+pub use encoder::{Device, Encoder, Encodings, PixelEncodings, Pixels};
 pub use error::{Error, Result};

@@ -221,7 +221,11 @@ impl Checkpoint {
         for (shard, wanted) in shards {
             let file = folder.join(shard);
             if !file.is_file() {
-                return Err(refuse(format!("shard {shard} is missing, which holds {} of the encoder's tensors", wanted.len())).into());
+                return Err(refuse(format!(
+                    "shard {shard} is missing, which holds {} of the encoder's tensors",
+                    wanted.len()
+                ))
+                .into());
             }
             let mut found = gathering.add_file(file, |name| wanted.contains(name))?;
             found.sort();
@@ -257,7 +261,8 @@ impl Gathering {
     /// Adds the encoder's tensors of a file that are `wanted`; returns their stored names.
     fn add_file(&mut self, path: PathBuf, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let file = MappedFile::open(&path)?;
-        let damaged = |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.clone(), reason: e.to_string() };
+        let damaged =
+            |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.clone(), reason: e.to_string() };
         let (header_len, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(damaged)?;
         let data_start = header_len + size_of::<u64>();
         let number = self.files.len();

@@ -221,8 +221,11 @@ mod tests {
             ("layernorm_pre.bias", NameFormat::HuggingFace, "clip.ln_pre.bias"),
             ("model.multi_modal_projector.bias", NameFormat::HuggingFace, "projection.output.bias"),
             ("vision_model.vision_projection.weight", NameFormat::Meta, "projection.output.weight"),
-            ("vision_model.vision_encoder.global_transformer.resblocks.3.gate_ffn", NameFormat::Meta,
-             "projection.layers.3.mlp_scale.scale"),
+            (
+                "vision_model.vision_encoder.global_transformer.resblocks.3.gate_ffn",
+                NameFormat::Meta,
+                "projection.layers.3.mlp_scale.scale",
+            ),
         ] {
             assert_eq!(tune(stored), Some((format, name.to_string())), "{stored}");
         }
@@ -231,9 +234,17 @@ mod tests {
     #[test]
     fn strangers_are_left_alone() {
         for stored in [
-            "weight", "bias", "", "language_model.model.layers.0.mlp.up_proj.weight", "decoder.layers.0.attn.q_proj.weight",
-            "clip.layers.01.sa_norm.bias", "clip.layers.+1.sa_norm.bias", "clip.layers.x.sa_norm.bias",
-            "clip.layers.99999999999999999999.sa_norm.bias", "vision_model.weight", "model.layers.0.input_layernorm.weight",
+            "weight",
+            "bias",
+            "",
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "decoder.layers.0.attn.q_proj.weight",
+            "clip.layers.01.sa_norm.bias",
+            "clip.layers.+1.sa_norm.bias",
+            "clip.layers.x.sa_norm.bias",
+            "clip.layers.99999999999999999999.sa_norm.bias",
+            "vision_model.weight",
+            "model.layers.0.input_layernorm.weight",
         ] {
             assert_eq!(recognise(stored), None, "{stored}");
         }

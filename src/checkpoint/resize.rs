@@ -31,7 +31,10 @@ pub(super) fn check(
         return Ok(false);
     }
     if has_tokens && (tokens < 2 || (tokens - 1).isqrt().pow(2) != tokens - 1) {
-        return Err(refuse(format!("its tokens after the first must form a square, found {}", tokens.saturating_sub(1))));
+        return Err(refuse(format!(
+            "its tokens after the first must form a square, found {}",
+            tokens.saturating_sub(1)
+        )));
     }
     Ok(true)
 }

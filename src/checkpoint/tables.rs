@@ -76,7 +76,8 @@ impl PositionTables {
     pub fn blocks_are_equal(&self, a: Option<usize>, b: Option<usize>) -> bool {
         match (a, b) {
             (Some(a), Some(b)) => {
-                a == b || [&self.pre_tile, &self.global, &self.post_tile].into_iter().all(|t| block(t, a) == block(t, b))
+                a == b
+                    || [&self.pre_tile, &self.global, &self.post_tile].into_iter().all(|t| block(t, a) == block(t, b))
             }
             (a, b) => a == b,
         }

@@ -226,11 +226,8 @@ impl Loading<'_> {
     }
 
     fn stored(&self, tune: &str) -> Result<&StoredTensor> {
-        let missing = || CheckpointError::Missing {
-            tensor: stored_name(tune, self.format),
-            num_missing: 1,
-            num_expected: 1,
-        };
+        let missing =
+            || CheckpointError::Missing { tensor: stored_name(tune, self.format), num_missing: 1, num_expected: 1 };
         Ok(self.checkpoint.stored(tune).ok_or_else(missing)?)
     }
 

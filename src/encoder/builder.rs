@@ -1,0 +1,161 @@
+//! From a checkpoint to an encoder.
+
+use std::path::PathBuf;
+
+use super::{Device, Encoder};
+use crate::checkpoint::{Checkpoint, NameFormat, RandomWeights, VisionWeights, demo_config};
+use crate::config::EncoderConfig;
+use crate::cpu::CpuBackend;
+use crate::dtype::Dtype;
+use crate::error::{CheckpointError, InputError, Result};
+use crate::image::{Preprocess, Preprocessor};
+use crate::plan::Semantics;
+
+/// Computed tiles of a batch, unless said otherwise: two full images, enough to share the widening of the weights, and
+/// about a gigabyte of working memory at the published geometry.
+const MAX_BATCH_TILES: usize = 8;
+
+/// The choices an [`Encoder`] is built from; everything but the model has a default.
+#[derive(Debug, Default)]
+pub struct EncoderBuilder {
+    model: Option<Model>,
+    config: Option<EncoderConfig>,
+    semantics: Option<Semantics>,
+    preprocess: Option<Preprocess>,
+    device: Device,
+    dtype: Option<Dtype>,
+    threads: usize,
+    max_batch_tiles: Option<usize>,
+    uncollapsed: bool,
+}
+
+#[derive(Debug)]
+enum Model {
+    Path(PathBuf),
+    Checkpoint(Checkpoint),
+    Demo,
+}
+
+impl EncoderBuilder {
+    /// The checkpoint: a safetensors file, an index of shards, or a folder with either. The files stay mapped while
+    /// the encoder lives: do not shorten or rewrite them in that time.
+    pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
+        self.model = Some(Model::Path(path.into()));
+        self
+    }
+
+    /// A checkpoint that is open already.
+    pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.model = Some(Model::Checkpoint(checkpoint));
+        self
+    }
+
+    /// The small built-in model with random weights, which shows the way and embeds nothing of meaning.
+    pub fn demo(mut self) -> Self {
+        self.model = Some(Model::Demo);
+        self
+    }
+
+    /// The encoder's parameters, instead of those in the checkpoint's `config.json`.
+    pub fn config(mut self, config: EncoderConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Which function of the weights to compute. Default: `torchtune` for a checkpoint in torchtune's names, `meta`
+    /// for one in Meta's or Hugging Face's.
+    pub fn semantics(mut self, semantics: Semantics) -> Self {
+        self.semantics = Some(semantics);
+        self
+    }
+
+    /// How pictures become tiles. Default: `torchtune` in torchtune's semantics, `pil` in Meta's.
+    pub fn preprocess(mut self, preprocess: Preprocess) -> Self {
+        self.preprocess = Some(preprocess);
+        self
+    }
+
+    /// Where to compute. Default: the best there is.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The element type to compute in. Default: what suits the device, f32 on the CPU.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Threads to compute on; 0, the default, takes one for each core.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// The most tiles that are computed together; an image with more goes alone. Bounds the working memory, and
+    /// changes no result. Default: 8.
+    pub fn max_batch_tiles(mut self, tiles: usize) -> Self {
+        self.max_batch_tiles = Some(tiles);
+        self
+    }
+
+    /// Whether rows that are equal by construction are computed once and weighted (the default), or all of them.
+    pub fn collapse(mut self, collapse: bool) -> Self {
+        self.uncollapsed = !collapse;
+        self
+    }
+
+    /// Opens the checkpoint, checks every tensor, and makes the encoder.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint), [`Error::Config`](crate::Error::Config),
+    /// [`Error::Io`](crate::Error::Io), [`Error::Threads`](crate::Error::Threads);
+    /// [`InputError::Unavailable`] where the device cannot compute in the element type, or no model was named.
+    pub fn build(mut self) -> Result<Encoder> {
+        if let Some(dtype) = self.dtype.filter(|dtype| *dtype != Dtype::F32) {
+            let reason = "the CPU computes in f32; weights may be stored in bf16 or fp16";
+            return Err(InputError::Unavailable { option: "dtype", found: dtype.to_string(), reason }.into());
+        }
+        let checkpoint = match self.model {
+            Some(Model::Path(path)) => Checkpoint::open(&path)?,
+            Some(Model::Checkpoint(checkpoint)) => checkpoint,
+            Some(Model::Demo) => {
+                self.config.get_or_insert_with(demo_config);
+                RandomWeights::new(&demo_config(), Dtype::Bf16, 0)?.in_memory()
+            }
+            None => return Err(CheckpointError::NotFound { path: PathBuf::new() }.into()),
+        };
+        let config = match self.config {
+            Some(config) => config.validated()?,
+            None => checkpoint.config()?,
+        };
+        let weights = VisionWeights::load(&checkpoint, &config)?;
+        let semantics = self.semantics.unwrap_or(match checkpoint.format() {
+            NameFormat::Torchtune => Semantics::Torchtune,
+            NameFormat::Meta | NameFormat::HuggingFace => Semantics::Meta,
+        });
+        let preprocess = self.preprocess.unwrap_or(match semantics {
+            Semantics::Torchtune => Preprocess::Torchtune,
+            Semantics::Meta => Preprocess::Pil,
+        });
+        let processor_config = checkpoint.folder().join("preprocessor_config.json");
+        let preprocessor = match config.in_channels {
+            3 if processor_config.is_file() => {
+                Some(Preprocessor::new(&config, preprocess)?.with_config_file(&processor_config)?)
+            }
+            3 => Some(Preprocessor::new(&config, preprocess)?),
+            // Pictures have three channels; such a model takes pixel tensors only.
+            _ => None,
+        };
+        Ok(Encoder {
+            backend: CpuBackend::new(weights, self.threads)?,
+            config,
+            semantics,
+            collapse: !self.uncollapsed,
+            max_batch_tiles: self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES),
+            preprocessor,
+            observer: None,
+        })
+    }
+}

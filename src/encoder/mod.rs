@@ -1,0 +1,241 @@
+//! The encoder as its users meet it: built once, then called with images or with pixel tensors.
+
+mod builder;
+mod device;
+mod pixels;
+
+use crate::config::EncoderConfig;
+use crate::cpu::CpuBackend;
+use crate::error::{Error, ImageError, InputError, Result};
+use crate::image::{Image, Preprocessor, Tiles};
+use crate::plan::{BatchShape, ImageShape, Plan, Precision, Semantics, SequenceLayout, Step};
+pub use builder::EncoderBuilder;
+pub use device::Device;
+pub use pixels::{PixelEncodings, Pixels};
+
+/// The Llama 3.2 Vision encoder, ready to run.
+///
+/// An encoder owns its working memory and its threads; several can live in one process, and one can move between
+/// threads. Calls take `&mut self`: an encoder does one batch at a time.
+///
+/// A result depends on its image alone: not on the batch it was in, not on the number of threads, not on the run, to
+/// the bit.
+pub struct Encoder {
+    config: EncoderConfig,
+    semantics: Semantics,
+    collapse: bool,
+    max_batch_tiles: usize,
+    preprocessor: Option<Preprocessor>,
+    backend: CpuBackend,
+    observer: Option<Box<dyn FnMut(StepOutput) + Send>>,
+}
+
+/// What a step of the plan wrote; see [`Encoder::observe`].
+pub struct StepOutput<'a> {
+    /// The plan that is being walked.
+    pub plan: &'a Plan,
+    /// The step that has just ended.
+    pub step: &'a Step,
+    /// Everything the step wrote: `[rows, width]` of the buffer it writes, all images of the batch.
+    pub values: &'a [f32],
+}
+
+/// The embeddings of some images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encodings {
+    /// `[Σ tiles·N, E]`, f32: image after image, tile after tile (row by row of the grid), token after token, the
+    /// class token first. Only tiles that lie in an image's aspect ratio.
+    pub embeddings: Vec<f32>,
+    /// How each image was cut: tiles down and tiles across.
+    pub aspect_ratios: Vec<[usize; 2]>,
+    /// Tokens of a tile, N.
+    pub num_tokens: usize,
+    /// Width of an embedding, E.
+    pub embed_dim: usize,
+}
+
+impl Encodings {
+    /// Tiles of each image.
+    pub fn num_tiles(&self) -> impl Iterator<Item = usize> {
+        self.aspect_ratios.iter().map(|[height, width]| height * width)
+    }
+
+    /// One image's embeddings, `[tiles·N, E]`; none where there is no such image.
+    pub fn image(&self, index: usize) -> Option<&[f32]> {
+        let num_tiles = self.num_tiles().nth(index)?;
+        let before: usize = self.num_tiles().take(index).sum();
+        let tile_len = self.num_tokens * self.embed_dim;
+        self.embeddings.get(before * tile_len..(before + num_tiles) * tile_len)
+    }
+}
+
+impl Encoder {
+    /// Starts a new encoder.
+    ///
+    /// ```
+    /// let encoder = tilesight::Encoder::builder().demo().build()?;
+    /// assert_eq!(encoder.config().tile_size, 224);
+    /// # Ok::<(), tilesight::Error>(())
+    /// ```
+    pub fn builder() -> EncoderBuilder {
+        EncoderBuilder::default()
+    }
+
+    /// The encoder's parameters.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// Which function of the weights it computes.
+    pub fn semantics(&self) -> Semantics {
+        self.semantics
+    }
+
+    /// How pictures become tiles.
+    ///
+    /// # Errors
+    /// [`ImageError::Channels`] where the model cannot take pictures, for its pixels have not three channels.
+    pub fn preprocessor(&self) -> Result<&Preprocessor> {
+        let refuse = || ImageError::Channels { expected: self.config.in_channels };
+        Ok(self.preprocessor.as_ref().ok_or_else(refuse)?)
+    }
+
+    /// Threads the encoder computes on.
+    pub fn num_threads(&self) -> usize {
+        self.backend.num_threads()
+    }
+
+    /// The element types it computes in and keeps its matrices in.
+    pub fn precision(&self) -> Precision {
+        self.backend.precision()
+    }
+
+    /// Has `observer` called after each step of every plan, on a thread of the encoder's: for progress, and to look
+    /// at what is between pixels and embeddings.
+    pub fn observe(&mut self, observer: impl FnMut(StepOutput) + Send + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// Encodes pictures: cuts each into tiles and runs them, in batches of at most
+    /// [`max_batch_tiles`](EncoderBuilder::max_batch_tiles).
+    ///
+    /// # Errors
+    /// [`Error::Image`] for pictures that cannot be cut, [`Error::Input`], [`Error::NotFinite`].
+    pub fn encode(&mut self, images: &[Image]) -> Result<Encodings> {
+        let preprocessor = self.preprocessor()?;
+        let tiles = images.iter().map(|image| preprocessor.tiles(image)).collect::<Result<Vec<_>>>()?;
+        self.encode_tiles(&tiles)
+    }
+
+    /// [`encode`](Self::encode) for pictures that are cut already.
+    ///
+    /// # Errors
+    /// [`InputError::Shape`] where tiles are not `[h·w, channels, s, s]`, [`InputError::AspectRatio`],
+    /// [`InputError::NotFinite`], [`InputError::OutOfMemory`], [`Error::NotFinite`].
+    pub fn encode_tiles(&mut self, tiles: &[Tiles]) -> Result<Encodings> {
+        let num_rows = tiles.iter().map(|tiles| tiles.num_tiles() * self.config.num_tokens()).sum::<usize>();
+        let mut embeddings = zeros(num_rows, self.config.decoder_embed_dim)?;
+        self.encode_tiles_into(tiles, &mut embeddings)?;
+        Ok(Encodings {
+            embeddings,
+            aspect_ratios: tiles.iter().map(|tiles| tiles.aspect_ratio).collect(),
+            num_tokens: self.config.num_tokens(),
+            embed_dim: self.config.decoder_embed_dim,
+        })
+    }
+
+    /// [`encode_tiles`](Self::encode_tiles) into the caller's memory, `[Σ tiles·N, E]`.
+    ///
+    /// # Errors
+    /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
+    pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
+        let mut images = Vec::with_capacity(tiles.len());
+        for (number, tiles) in tiles.iter().enumerate() {
+            let num_tiles = tiles.num_tiles();
+            if num_tiles == 0 {
+                return Err(InputError::Empty { name: "tiles of an image" }.into());
+            }
+            require_len("pixels", num_tiles, self.config.tile_len(), &tiles.pixels)?;
+            pixels::require_finite(&tiles.pixels)?;
+            let image = ImageShape::of_picture(&self.config, self.semantics, tiles.aspect_ratio);
+            images.push((self.layout(&image, number)?, &tiles.pixels[..]));
+        }
+        self.run_all(images, embeddings)
+    }
+
+    /// The plan for one image of `aspect_ratio` (tiles down, tiles across): what a call would do, without doing it.
+    ///
+    /// # Errors
+    /// Those of the aspect ratio.
+    pub fn plan(&self, aspect_ratios: &[[usize; 2]]) -> Result<Plan> {
+        let layout = |(number, &aspect_ratio): (usize, &[usize; 2])| {
+            let image = ImageShape::of_picture(&self.config, self.semantics, aspect_ratio);
+            self.layout(&image, number)
+        };
+        let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
+        Plan::build(&self.config, &BatchShape { images }, self.precision())
+    }
+
+    /// The rows of an image.
+    fn layout(&self, image: &ImageShape, number: usize) -> Result<SequenceLayout> {
+        let tables = self.backend.weights().tables.as_ref();
+        SequenceLayout::new(&self.config, self.semantics, tables, image, number, self.collapse)
+    }
+
+    /// Runs images, each with its pixels, in batches that keep the tile budget.
+    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<()> {
+        let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
+        let num_rows: usize = images.iter().map(|(image, _)| image.num_output_tiles() * tokens).sum();
+        require_len("embeddings", num_rows, width, embeddings)?;
+        let mut images = images.into_iter().peekable();
+        let mut rest = embeddings;
+        while images.peek().is_some() {
+            let (mut shape, mut pixels, mut num_tiles) = (BatchShape { images: Vec::new() }, Vec::new(), 0);
+            while let Some((image, tiles)) =
+                images.next_if(|(image, _)| num_tiles == 0 || num_tiles + image.tiles.len() <= self.max_batch_tiles)
+            {
+                num_tiles += image.tiles.len();
+                shape.images.push(image);
+                pixels.push(tiles);
+            }
+            let plan = Plan::build(&self.config, &shape, self.precision())?;
+            let (batch, later) = rest.split_at_mut(plan.num_output_rows() * width);
+            rest = later;
+            self.run(&plan, &pixels, batch)?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, plan: &Plan, pixels: &[&[f32]], embeddings: &mut [f32]) -> Result<()> {
+        match &mut self.observer {
+            Some(observer) => {
+                let mut observe = |plan: &Plan, step: &Step, values: &[f32]| observer(StepOutput { plan, step, values });
+                self.backend.run(plan, pixels, embeddings, Some(&mut observe))?;
+            }
+            None => self.backend.run(plan, pixels, embeddings, None)?,
+        }
+        match pixels::first_not_finite(embeddings) {
+            Some(index) => Err(Error::NotFinite { index }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Memory for `[rows, width]` values, if the machine has it.
+fn zeros(rows: usize, width: usize) -> Result<Vec<f32>> {
+    let len = rows.checked_mul(width).ok_or(InputError::OutOfMemory { bytes: u64::MAX })?;
+    let mut values = Vec::new();
+    let refuse = |_| InputError::OutOfMemory { bytes: (len as u64).saturating_mul(4) };
+    values.try_reserve_exact(len).map_err(refuse)?;
+    values.resize(len, 0.0);
+    Ok(values)
+}
+
+/// `tensor` must be `[rows, width]`, flat.
+fn require_len(tensor: &'static str, rows: usize, width: usize, values: &[f32]) -> Result<()> {
+    if rows.checked_mul(width) == Some(values.len()) {
+        return Ok(());
+    }
+    let expected = format!("[{rows} rows, {width} values each]");
+    Err(InputError::Shape { tensor, expected, found: vec![values.len()] }.into())
+}

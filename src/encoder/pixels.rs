@@ -1,0 +1,154 @@
+//! Pixel tensors in, as torchtune's forward takes them.
+
+use rayon::prelude::*;
+
+use super::{Encoder, zeros};
+use crate::config::EncoderConfig;
+use crate::error::{InputError, Result};
+use crate::plan::{ImageShape, Semantics};
+
+/// Preprocessed tiles, as torchtune's and Hugging Face's models take them.
+#[derive(Debug, Clone, Copy)]
+pub struct Pixels<'a> {
+    /// `[b, i, t, channels, s, s]`, f32, normalised: `t` tiles of `i` images of `b` samples, tiles row by row of an
+    /// image's grid, padding tiles last.
+    pub images: &'a [f32],
+    /// The dimensions of `images`.
+    pub shape: [usize; 6],
+    /// `[b, i, 2]`: tiles down and tiles across of each image; `[0, 0]` is a missing image. May be left out where
+    /// `t = 1`. A model of one tile in torchtune's names takes any values.
+    pub aspect_ratio: Option<&'a [[i64; 2]]>,
+}
+
+/// The embeddings of a pixel tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PixelEncodings {
+    /// `[b, i·t·N, E]`, f32, padding tiles included.
+    pub embeddings: Vec<f32>,
+    /// The dimensions of `embeddings`.
+    pub shape: [usize; 3],
+}
+
+impl Encoder {
+    /// Encodes a pixel tensor as torchtune's `forward(images, aspect_ratio)` does; every tile's rows come out, padding
+    /// tiles included. In `meta` semantics `t` must be `max_num_tiles`, as for Hugging Face's model.
+    ///
+    /// Padding tiles with equal pixels are computed once.
+    ///
+    /// # Errors
+    /// [`InputError::Empty`], [`Shape`](InputError::Shape), [`NoAspectRatio`](InputError::NoAspectRatio),
+    /// [`AspectRatio`](InputError::AspectRatio), [`TooFewTiles`](InputError::TooFewTiles),
+    /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable),
+    /// [`NotFinite`](InputError::NotFinite), [`OutOfMemory`](InputError::OutOfMemory);
+    /// [`Error::NotFinite`](crate::Error::NotFinite).
+    pub fn encode_pixels(&mut self, pixels: &Pixels) -> Result<PixelEncodings> {
+        let [samples, images_each, num_tiles, ..] = pixels.shape;
+        let config = &self.config;
+        check_shape(pixels, config)?;
+        let aspect_ratios = self.aspect_ratios(pixels)?;
+        require_finite(pixels.images)?;
+        let image_len = num_tiles * config.tile_len();
+        let mut images = Vec::with_capacity(aspect_ratios.len());
+        for (number, &aspect_ratio) in aspect_ratios.iter().enumerate() {
+            let tiles = &pixels.images[number * image_len..(number + 1) * image_len];
+            let num_real = aspect_ratio[0].saturating_mul(aspect_ratio[1]).min(num_tiles);
+            let image = ImageShape {
+                aspect_ratio,
+                tiles: sources(tiles, config.tile_len(), num_real),
+                padding_output: true,
+            };
+            images.push((self.layout(&image, number)?, tiles));
+        }
+        let rows_each = images_each * num_tiles * config.num_tokens();
+        let width = config.decoder_embed_dim;
+        let mut embeddings = zeros(samples * rows_each, width)?;
+        self.run_all(images, &mut embeddings)?;
+        Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
+    }
+
+    /// The aspect ratio of each image, by torchtune's rules.
+    fn aspect_ratios(&self, pixels: &Pixels) -> Result<Vec<[usize; 2]>> {
+        let [samples, images_each, num_tiles, ..] = pixels.shape;
+        let num_images = samples * images_each;
+        let max_num_tiles = self.config.max_num_tiles;
+        let Some(given) = pixels.aspect_ratio else {
+            if num_tiles > 1 {
+                return Err(InputError::NoAspectRatio { num_tiles }.into());
+            }
+            return Ok(vec![[1, 1]; num_images]);
+        };
+        if given.len() != num_images {
+            let expected = format!("[{samples}, {images_each}, 2]");
+            return Err(InputError::Shape { tensor: "aspect_ratio", expected, found: vec![given.len(), 2] }.into());
+        }
+        if self.backend.weights().tables.is_none() {
+            // torchtune's model for one tile asks for the aspect ratio and does not look at it.
+            return Ok(vec![[1, 1]; num_images]);
+        }
+        let check = |(image, &[height, width]): (usize, &[i64; 2])| {
+            let refuse = || InputError::AspectRatio { image, max_num_tiles, height, width };
+            let side = |side: i64| usize::try_from(side).map_err(|_| refuse());
+            Ok([side(height)?, side(width)?])
+        };
+        given.iter().enumerate().map(check).collect()
+    }
+}
+
+impl ImageShape {
+    /// A picture cut into `aspect_ratio`, as [`Encoder::encode`] would run it.
+    pub fn of_picture(config: &EncoderConfig, semantics: Semantics, aspect_ratio: [usize; 2]) -> Self {
+        let num_tiles = aspect_ratio[0].saturating_mul(aspect_ratio[1]);
+        // Meta and Hugging Face fill an image up with tiles of zeros.
+        let padding = match semantics {
+            Semantics::Meta => config.max_num_tiles.saturating_sub(num_tiles),
+            Semantics::Torchtune => 0,
+        };
+        let tiles = (0..num_tiles).map(Some).chain(std::iter::repeat_n(None, padding)).collect();
+        Self { aspect_ratio, tiles, padding_output: false }
+    }
+}
+
+fn check_shape(pixels: &Pixels, config: &EncoderConfig) -> Result<()> {
+    for (name, size) in ["samples", "images", "tiles"].into_iter().zip(pixels.shape) {
+        if size == 0 {
+            return Err(InputError::Empty { name }.into());
+        }
+    }
+    let (channels, side) = (config.in_channels, config.tile_size);
+    let len = pixels.shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+    if pixels.shape[3..] != [channels, side, side] || len != Some(pixels.images.len()) {
+        let [b, i, t, ..] = pixels.shape;
+        let expected = format!("[{b}, {i}, {t}, {channels}, {side}, {side}]");
+        return Err(InputError::Shape { tensor: "images", expected, found: pixels.shape.to_vec() }.into());
+    }
+    Ok(())
+}
+
+/// Where each tile's pixels are; a padding tile equal to an earlier one shares its source.
+fn sources(pixels: &[f32], tile_len: usize, num_real: usize) -> Vec<Option<usize>> {
+    let tiles: Vec<&[u8]> = pixels.chunks_exact(tile_len).map(bytemuck::cast_slice).collect();
+    let source = |tile: usize| {
+        let equal = (num_real..tile).find(|&earlier| tiles[earlier] == tiles[tile]);
+        Some(equal.filter(|_| tile >= num_real).unwrap_or(tile))
+    };
+    (0..tiles.len()).map(source).collect()
+}
+
+/// Pixels must be numbers.
+pub(super) fn require_finite(pixels: &[f32]) -> Result<()> {
+    match first_not_finite(pixels) {
+        Some(index) => Err(InputError::NotFinite { tensor: "images", index }.into()),
+        None => Ok(()),
+    }
+}
+
+/// The first value that is NaN or infinite.
+pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    const CHUNK: usize = 1 << 16;
+    values.par_chunks(CHUNK).enumerate().find_map_first(|(chunk, values)| {
+        // Multiplying by zero keeps exactly what is not finite, and a sum has no branch.
+        let poison: f32 = values.iter().map(|x| x * 0.0).sum();
+        let index = values.iter().position(|x| !x.is_finite()).filter(|_| poison != 0.0);
+        index.map(|index| chunk * CHUNK + index)
+    })
+}

@@ -1,0 +1,143 @@
+//! What the tests share: golden files, and the comparer.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use safetensors::{Dtype, SafeTensors};
+use tilesight::plan::Plan;
+use tilesight::{Encoder, Pixels};
+
+/// The limit of float32 against float64, as max |a−b| / max |b|: every known wrong variant is above it, and torchtune
+/// itself stays below 1.1e-6.
+pub const F32_LIMIT: f64 = 3e-6;
+
+/// A folder of golden data.
+pub fn golden(set: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(set)
+}
+
+/// A tensor of a golden file, its values widened to f64.
+#[derive(Clone)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+impl Tensor {
+    pub fn f32(&self) -> Vec<f32> {
+        self.values.iter().map(|x| *x as f32).collect()
+    }
+
+    pub fn i64(&self) -> Vec<i64> {
+        self.values.iter().map(|x| *x as i64).collect()
+    }
+}
+
+/// Every tensor of a safetensors file.
+pub fn read(path: &Path) -> BTreeMap<String, Tensor> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let widen = |name: &str| {
+        let view = file.tensor(name).unwrap();
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            Dtype::F32 => data.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+            Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+            Dtype::U8 => data.iter().map(|b| f64::from(*b)).collect(),
+            Dtype::BF16 => data.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f64()).collect(),
+            other => panic!("{name} is {other:?}"),
+        };
+        Tensor { shape: view.shape().to_vec(), values }
+    };
+    file.names().into_iter().map(|name| (name.to_string(), widen(name))).collect()
+}
+
+/// How far a result is from the reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Difference {
+    /// max |a−b| / max |b|; infinite where either holds something that is not a number.
+    pub max: f64,
+    /// ‖a−b‖ / ‖b‖.
+    pub frobenius: f64,
+    /// Where |a−b| is largest, and the two values.
+    pub worst: (usize, f64, f64),
+}
+
+/// Compares a result with the reference. Panics where the lengths differ or the reference is all zeros: neither can
+/// be compared.
+pub fn difference(result: &[f32], reference: &[f64]) -> Difference {
+    assert_eq!(result.len(), reference.len(), "lengths differ");
+    let largest = reference.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    assert!(largest > 0.0, "the reference is all zeros");
+    let (mut worst, mut squares, mut all) = ((0, 0.0, 0.0), 0.0, 0.0);
+    let mut max = -1.0;
+    for (index, (a, b)) in result.iter().zip(reference).enumerate() {
+        let a = f64::from(*a);
+        let off = if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() };
+        if off > max {
+            (max, worst) = (off, (index, a, *b));
+        }
+        squares += off * off;
+        all += b * b;
+    }
+    Difference { max: max / largest, frobenius: (squares / all).sqrt(), worst }
+}
+
+/// Fails unless `result` is within `limit` of `reference`.
+#[track_caller]
+pub fn assert_close(what: &str, result: &[f32], reference: &[f64], limit: f64) {
+    let found = difference(result, reference);
+    assert!(found.max <= limit, "{what}: {found:?} is beyond {limit:e}");
+}
+
+/// The pixel tensor of a golden case.
+pub struct Case {
+    pub tensors: BTreeMap<String, Tensor>,
+    images: Vec<f32>,
+    shape: [usize; 6],
+    aspect_ratio: Option<Vec<[i64; 2]>>,
+}
+
+impl Case {
+    pub fn read(path: &Path) -> Self {
+        let tensors = read(path);
+        let images = &tensors["images"];
+        let aspect_ratio = tensors.get("aspect_ratio").map(|t| t.i64().as_chunks().0.to_vec());
+        Self {
+            images: images.f32(),
+            shape: images.shape.clone().try_into().unwrap(),
+            aspect_ratio,
+            tensors,
+        }
+    }
+
+    pub fn new(images: Vec<f32>, shape: [usize; 6], aspect_ratio: Option<Vec<[i64; 2]>>) -> Self {
+        Self { tensors: BTreeMap::new(), images, shape, aspect_ratio }
+    }
+
+    pub fn pixels(&self) -> Pixels<'_> {
+        Pixels { images: &self.images, shape: self.shape, aspect_ratio: self.aspect_ratio.as_deref() }
+    }
+}
+
+/// What every step of the last plan wrote, by the step's name.
+#[derive(Default)]
+pub struct Trace {
+    pub plan: Option<Plan>,
+    pub steps: BTreeMap<String, Vec<f32>>,
+}
+
+/// Has an encoder keep what its steps write.
+pub fn trace(encoder: &mut Encoder) -> Arc<Mutex<Trace>> {
+    let trace = Arc::new(Mutex::new(Trace::default()));
+    let kept = trace.clone();
+    encoder.observe(move |output| {
+        let mut kept = kept.lock().unwrap();
+        kept.steps.insert(output.step.name.clone(), output.values.to_vec());
+        kept.plan = Some(output.plan.clone());
+    });
+    trace
+}
