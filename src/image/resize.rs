@@ -19,19 +19,29 @@ const BAND_HEIGHT: usize = 16;
 ///
 /// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`.
 ///
+/// Reference: <https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c#L694>.
+///
 /// # Errors
 /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
 ///
 /// # Panics
 /// If `rgb` is not of that shape or a side is 0.
 pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<u8>> {
+    let [[height, width], [new_height, _]] = [size, new_size];
+    // Pillow goes down the columns first where the picture is more than a hundred times as high as wide.
+    if height > width.saturating_mul(100) && new_height < height {
+        let shrunk = resize(&FixedPoint, rgb, size, [new_height, width])?;
+        return resize(&FixedPoint, &shrunk, [new_height, width], new_size);
+    }
     resize(&FixedPoint, rgb, size, new_size)
 }
 
 /// torchvision's `resize(antialias=True)` of float32 pixels, whose value for each level is in `values`.
 ///
-/// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`. Sums are
-/// taken in torch's order, without fused multiplications.
+/// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`. It is torch
+/// 2.8's bit for bit, as that computes on x86 with AVX2 or AVX-512.
+///
+/// Reference: <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp#L58>.
 ///
 /// # Errors
 /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
@@ -51,7 +61,11 @@ trait Arithmetic: Sync {
     fn weights(in_len: usize, out_len: usize) -> Weights<Self::Sum>;
     fn pixel(&self, level: u8) -> Self::Pixel;
     fn widen(pixel: Self::Pixel) -> Self::Sum;
+    /// Of `num_weights`, the first that are added by [`add`](Self::add); the others are by
+    /// [`add_fused`](Self::add_fused).
+    fn num_unfused(num_weights: usize) -> usize;
     fn add(sum: Self::Sum, value: Self::Sum, weight: Self::Sum) -> Self::Sum;
+    fn add_fused(sum: Self::Sum, value: Self::Sum, weight: Self::Sum) -> Self::Sum;
     fn round(sum: Self::Sum) -> Self::Pixel;
 }
 
@@ -77,8 +91,18 @@ impl Arithmetic for FixedPoint {
     }
 
     #[inline(always)]
+    fn num_unfused(num_weights: usize) -> usize {
+        num_weights
+    }
+
+    #[inline(always)]
     fn add(sum: i32, value: i32, weight: i32) -> i32 {
         sum.wrapping_add(value.wrapping_mul(weight))
+    }
+
+    #[inline(always)]
+    fn add_fused(sum: i32, value: i32, weight: i32) -> i32 {
+        Self::add(sum, value, weight)
     }
 
     #[inline(always)]
@@ -111,8 +135,20 @@ impl Arithmetic for Float<'_> {
     }
 
     #[inline(always)]
+    fn num_unfused(num_weights: usize) -> usize {
+        // torch's compiler made of its loop over the second and later weights one that multiplies four at a time and
+        // then adds, and for the rest one that fuses the two.
+        num_weights - num_weights.saturating_sub(1) % 4
+    }
+
+    #[inline(always)]
     fn add(sum: f32, value: f32, weight: f32) -> f32 {
         sum + value * weight
+    }
+
+    #[inline(always)]
+    fn add_fused(sum: f32, value: f32, weight: f32) -> f32 {
+        value.mul_add(weight, sum)
     }
 
     #[inline(always)]
@@ -170,10 +206,17 @@ impl<A: Arithmetic> Plan<'_, A> {
         for (k, output) in range.zip(output.chunks_exact_mut(self.new_row_len)) {
             let (first, weights) = down.of(k);
             sums.fill(A::START);
-            let rows = &rows[(first - inputs.start) * self.new_row_len..];
-            for (row, &weight) in rows.chunks_exact(self.new_row_len).zip(weights) {
-                for (sum, &pixel) in sums.iter_mut().zip(row) {
-                    *sum = A::add(*sum, A::widen(pixel), weight);
+            let num_unfused = A::num_unfused(weights.len());
+            let rows = rows[(first - inputs.start) * self.new_row_len..].chunks_exact(self.new_row_len);
+            for (tap, (row, &weight)) in rows.zip(weights).enumerate() {
+                if tap < num_unfused {
+                    for (sum, &pixel) in sums.iter_mut().zip(row) {
+                        *sum = A::add(*sum, A::widen(pixel), weight);
+                    }
+                } else {
+                    for (sum, &pixel) in sums.iter_mut().zip(row) {
+                        *sum = A::add_fused(*sum, A::widen(pixel), weight);
+                    }
                 }
             }
             for (pixel, &sum) in output.iter_mut().zip(&sums) {
@@ -203,9 +246,14 @@ impl<A: Arithmetic> Plan<'_, A> {
                 let (first, weights) = across.of(k);
                 let mut sums = [A::START; 4];
                 let values = &wide[first * 3..(first + weights.len()) * 3 + 1];
-                for (tap, &weight) in weights.iter().enumerate() {
+                let (unfused, fused) = weights.split_at(A::num_unfused(weights.len()));
+                for (tap, &weight) in unfused.iter().enumerate() {
                     let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
                     sums = std::array::from_fn(|channel| A::add(sums[channel], value[channel], weight));
+                }
+                for (tap, &weight) in (unfused.len()..).zip(fused) {
+                    let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
+                    sums = std::array::from_fn(|channel| A::add_fused(sums[channel], value[channel], weight));
                 }
                 *pixel = std::array::from_fn(|channel| A::round(sums[channel]));
             }

@@ -6,7 +6,8 @@
         transformers==4.53.3 safetensors numpy
     venv/bin/python tests/golden/make_images.py
 
-Pillow must be older than 13, which resizes in another order. Everything is written below tests/golden/images:
+Pillow must be older than 13, which resizes in another order. torch must run on x86 with AVX2 or AVX-512, for its float32
+sums depend on the machine. Everything is written below tests/golden/images:
 
 decode/*                    pictures of 1 to 99 pixels a side in every variant of JPEG, PNG and WebP that is read
 decoded.safetensors         for each file of decode/: `NAME.rgb`, U8 (height, width, 3), Pillow's convert("RGB"), and
@@ -18,9 +19,9 @@ resize.safetensors          `size`, I32 (n, 4): height, width, new height, new w
                             of what Pillow's bilinear resize makes of picture(height, width); `K.float`, F32
                             (new height, new width, 3): torchvision's antialiased resize of the K-th picture / 255, for
                             the sizes of at most 3,600 pixels
-tiles.safetensors           for each picture FILE of PICTURES and each reference: `FILE.REFERENCE.aspect_ratio`, I64 (2),
-                            and `FILE.REFERENCE.samples`, F32 (n): every 997th pixel value, tile side 560, 4 tiles at
-                            most; `FILE.pil.crc`, I64 (1): CRC-32 of all pixel values
+tiles.safetensors           for each picture FILE of PICTURES, each tile SIDE of SIDES and each reference, at most 4 tiles:
+                            `FILE.SIDE.REFERENCE.aspect_ratio`, I64 (2); `....samples`, F32 (n): every 4999th pixel
+                            value; `....crc`, I64 (1): CRC-32 of all pixel values as F32
 """
 import io
 import math
@@ -42,6 +43,7 @@ from transformers.models.mllama.image_processing_mllama import (
 OUT = Path(__file__).parent / "images"
 MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
+SIDES = [560, 200]
 PICTURES = ["chelsea.png", "rocket.jpg", "hubble_deep_field.jpg"]
 
 
@@ -308,7 +310,7 @@ def write_resize():
     rng = np.random.default_rng(9)
     sizes = [(1, 1, 5, 7), (5, 7, 1, 1), (20, 30, 20, 15), (20, 30, 10, 30), (20, 30, 20, 30), (2, 2, 60, 60), (50, 3, 7, 3),
              (59, 60, 58, 61), (600, 401, 28, 19), (3, 1000, 2, 560), (1000, 3, 560, 2), (2000, 1500, 747, 560),
-             (700, 1500, 560, 1200), (40, 4000, 11, 1120), (4000, 40, 1120, 11), (640, 480, 560, 420), (1, 300, 1, 28)]
+             (700, 1500, 560, 1200), (40, 4000, 11, 1120), (4000, 40, 1120, 11), (4000, 39, 1120, 11), (4100, 41, 1120, 11), (400, 3, 500, 4), (640, 480, 560, 420), (1, 300, 1, 28)]
     while len(sizes) < 90:
         top = 70 if len(sizes) % 2 else 900
         sizes.append(tuple(int(v) for v in np.exp(rng.uniform(0, math.log(top), 4))))
@@ -328,20 +330,25 @@ def write_resize():
 
 def write_tiles():
     tensors = {}
+
+    def keep(key, aspect_ratio, values):
+        tensors[f"{key}.aspect_ratio"] = np.array(aspect_ratio, np.int64)
+        tensors[f"{key}.samples"] = values.ravel()[::4999].copy()
+        tensors[f"{key}.crc"] = np.array([zlib.crc32(np.ascontiguousarray(values).tobytes())], np.int64)
+
     for name in PICTURES:
         im = Image.open(OUT / name)
-        for reference, dtype in [("torchtune", torch.float32), ("torchtune-bf16", torch.bfloat16)]:
-            transform = CLIPImageTransform(image_mean=MEAN, image_std=STD, dtype=dtype, tile_size=560, max_num_tiles=4)
-            got = transform({"image": im})
-            tensors[f"{name}.{reference}.aspect_ratio"] = got["aspect_ratio"].numpy()
-            tensors[f"{name}.{reference}.samples"] = got["image"].float().numpy().ravel()[::997].copy()
-        processor = MllamaImageProcessor(size={"height": 560, "width": 560}, max_image_tiles=4, image_mean=MEAN, image_std=STD)
-        got = processor(im, return_tensors="np")
-        values = got["pixel_values"][0, 0, :got["num_tiles"][0][0]]
-        tensors[f"{name}.pil.aspect_ratio"] = np.array(
-            [(h, w) for h in range(1, 5) for w in range(1, 5) if h * w <= 4][got["aspect_ratio_ids"][0, 0] - 1])
-        tensors[f"{name}.pil.samples"] = values.ravel()[::997].copy()
-        tensors[f"{name}.pil.crc"] = np.array([zlib.crc32(np.ascontiguousarray(values).tobytes())], np.int64)
+        for side in SIDES:
+            for reference, dtype in [("torchtune", torch.float32), ("torchtune-bf16", torch.bfloat16)]:
+                transform = CLIPImageTransform(image_mean=MEAN, image_std=STD, dtype=dtype, tile_size=side, max_num_tiles=4)
+                got = transform({"image": im})
+                keep(f"{name}.{side}.{reference}", got["aspect_ratio"].numpy(), got["image"].float().numpy())
+            processor = MllamaImageProcessor(size={"height": side, "width": side}, max_image_tiles=4, image_mean=MEAN,
+                                             image_std=STD)
+            got = processor(im, return_tensors="np")
+            grids = [(h, w) for h in range(1, 5) for w in range(1, 5) if h * w <= 4]
+            keep(f"{name}.{side}.pil", grids[got["aspect_ratio_ids"][0, 0] - 1],
+                 got["pixel_values"][0, 0, :got["num_tiles"][0][0]])
     save_file(tensors, OUT / "tiles.safetensors")
 
 
