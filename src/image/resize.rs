@@ -1,0 +1,262 @@
+//! Antialiased bilinear resizing, across the rows and then down the columns, in the two arithmetics of the
+//! references.
+//!
+//! Rows of the output are computed in bands, in parallel; each band reads only the rows of the input that it needs,
+//! and keeps their resized form in the cache. The inner loops run over neighbouring values in the widest vectors the
+//! machine has, always in the same order, so that results do not depend on it.
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::image::decode::allocate;
+use crate::image::weights::{self, PRECISION_BITS, Weights};
+
+/// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that
+/// every core gets some.
+const BAND_HEIGHT: usize = 16;
+
+/// Pillow's resize of 8-bit RGB, bit for bit: fixed-point sums, rounded to 8 bits after each direction.
+///
+/// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`.
+///
+/// Reference: <https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c#L694>.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
+///
+/// # Panics
+/// If `rgb` is not of that shape or a side is 0.
+pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<u8>> {
+    let [[height, width], [new_height, _]] = [size, new_size];
+    // Pillow goes down the columns first where the picture is more than a hundred times as high as wide.
+    if height > width.saturating_mul(100) && new_height < height {
+        let shrunk = resize(&FixedPoint, rgb, size, [new_height, width])?;
+        return resize(&FixedPoint, &shrunk, [new_height, width], new_size);
+    }
+    resize(&FixedPoint, rgb, size, new_size)
+}
+
+/// torchvision's `resize(antialias=True)` of float32 pixels, whose value for each level is in `values`.
+///
+/// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`. It is torch
+/// 2.8's bit for bit, as that computes on x86 with AVX2 or AVX-512.
+///
+/// Reference: <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp#L58>.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
+///
+/// # Panics
+/// If `rgb` is not of that shape or a side is 0.
+pub fn resize_float32(rgb: &[u8], values: &[f32; 256], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<f32>> {
+    resize(&Float { values }, rgb, size, new_size)
+}
+
+/// How sums are formed, and what is kept between the two directions.
+trait Arithmetic: Sync {
+    type Sum: Copy + Default + Send + Sync;
+    type Pixel: Copy + Default + Send + Sync;
+    const START: Self::Sum;
+
+    fn weights(in_len: usize, out_len: usize) -> Weights<Self::Sum>;
+    fn pixel(&self, level: u8) -> Self::Pixel;
+    fn widen(pixel: Self::Pixel) -> Self::Sum;
+    /// Of `num_weights`, the first that are added by [`add`](Self::add); the others are by
+    /// [`add_fused`](Self::add_fused).
+    fn num_unfused(num_weights: usize) -> usize;
+    fn add(sum: Self::Sum, value: Self::Sum, weight: Self::Sum) -> Self::Sum;
+    fn add_fused(sum: Self::Sum, value: Self::Sum, weight: Self::Sum) -> Self::Sum;
+    fn round(sum: Self::Sum) -> Self::Pixel;
+}
+
+struct FixedPoint;
+
+impl Arithmetic for FixedPoint {
+    type Sum = i32;
+    type Pixel = u8;
+    const START: i32 = 1 << (PRECISION_BITS - 1);
+
+    fn weights(in_len: usize, out_len: usize) -> Weights<i32> {
+        weights::fixed_point(in_len, out_len)
+    }
+
+    #[inline(always)]
+    fn pixel(&self, level: u8) -> u8 {
+        level
+    }
+
+    #[inline(always)]
+    fn widen(pixel: u8) -> i32 {
+        i32::from(pixel)
+    }
+
+    #[inline(always)]
+    fn num_unfused(num_weights: usize) -> usize {
+        num_weights
+    }
+
+    #[inline(always)]
+    fn add(sum: i32, value: i32, weight: i32) -> i32 {
+        sum.wrapping_add(value.wrapping_mul(weight))
+    }
+
+    #[inline(always)]
+    fn add_fused(sum: i32, value: i32, weight: i32) -> i32 {
+        Self::add(sum, value, weight)
+    }
+
+    #[inline(always)]
+    fn round(sum: i32) -> u8 {
+        (sum >> PRECISION_BITS).clamp(0, 255) as u8
+    }
+}
+
+struct Float<'a> {
+    values: &'a [f32; 256],
+}
+
+impl Arithmetic for Float<'_> {
+    type Sum = f32;
+    type Pixel = f32;
+    const START: f32 = 0.0;
+
+    fn weights(in_len: usize, out_len: usize) -> Weights<f32> {
+        weights::float(in_len, out_len)
+    }
+
+    #[inline(always)]
+    fn pixel(&self, level: u8) -> f32 {
+        self.values[usize::from(level)]
+    }
+
+    #[inline(always)]
+    fn widen(pixel: f32) -> f32 {
+        pixel
+    }
+
+    #[inline(always)]
+    fn num_unfused(num_weights: usize) -> usize {
+        // torch's compiler made of its loop over the second and later weights one that multiplies four at a time and
+        // then adds, and for the rest one that fuses the two.
+        num_weights - num_weights.saturating_sub(1) % 4
+    }
+
+    #[inline(always)]
+    fn add(sum: f32, value: f32, weight: f32) -> f32 {
+        sum + value * weight
+    }
+
+    #[inline(always)]
+    fn add_fused(sum: f32, value: f32, weight: f32) -> f32 {
+        value.mul_add(weight, sum)
+    }
+
+    #[inline(always)]
+    fn round(sum: f32) -> f32 {
+        sum
+    }
+}
+
+fn resize<A: Arithmetic>(arithmetic: &A, rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<A::Pixel>> {
+    let [height, width] = size;
+    let [new_height, new_width] = new_size;
+    assert_eq!(rgb.len(), height * width * 3, "rgb must be [height, width, 3]");
+    let plan = Plan {
+        arithmetic,
+        rgb,
+        row_len: width * 3,
+        new_row_len: new_width * 3,
+        across: (width != new_width).then(|| A::weights(width, new_width)),
+        down: (height != new_height).then(|| A::weights(height, new_height)),
+    };
+    let mut resized = allocate(new_height * plan.new_row_len)?;
+    let arch = pulp::Arch::new();
+    resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, rows)| {
+        arch.dispatch(
+            #[inline(always)]
+            || plan.resize_band(band * BAND_HEIGHT, rows),
+        );
+    });
+    Ok(resized)
+}
+
+/// One resize: the input and the weights, `None` for a side that keeps its length.
+struct Plan<'a, A: Arithmetic> {
+    arithmetic: &'a A,
+    rgb: &'a [u8],
+    row_len: usize,
+    new_row_len: usize,
+    across: Option<Weights<A::Sum>>,
+    down: Option<Weights<A::Sum>>,
+}
+
+impl<A: Arithmetic> Plan<'_, A> {
+    /// Computes whole rows of the output from row `first` on; `output` is `[rows, new width, 3]`.
+    #[inline(always)]
+    fn resize_band(&self, first: usize, output: &mut [A::Pixel]) {
+        let range = first..first + output.len() / self.new_row_len;
+        let Some(down) = &self.down else {
+            return self.resize_across(range, output);
+        };
+        let inputs = down.inputs(range.clone());
+        let mut rows = vec![A::Pixel::default(); inputs.len() * self.new_row_len];
+        self.resize_across(inputs.clone(), &mut rows);
+
+        let mut sums = vec![A::START; self.new_row_len];
+        for (k, output) in range.zip(output.chunks_exact_mut(self.new_row_len)) {
+            let (first, weights) = down.of(k);
+            sums.fill(A::START);
+            let num_unfused = A::num_unfused(weights.len());
+            let rows = rows[(first - inputs.start) * self.new_row_len..].chunks_exact(self.new_row_len);
+            for (tap, (row, &weight)) in rows.zip(weights).enumerate() {
+                if tap < num_unfused {
+                    for (sum, &pixel) in sums.iter_mut().zip(row) {
+                        *sum = A::add(*sum, A::widen(pixel), weight);
+                    }
+                } else {
+                    for (sum, &pixel) in sums.iter_mut().zip(row) {
+                        *sum = A::add_fused(*sum, A::widen(pixel), weight);
+                    }
+                }
+            }
+            for (pixel, &sum) in output.iter_mut().zip(&sums) {
+                *pixel = A::round(sum);
+            }
+        }
+    }
+
+    /// Resizes the rows `range` of the input across; `output` is `[rows, new width, 3]`.
+    #[inline(always)]
+    fn resize_across(&self, range: std::ops::Range<usize>, output: &mut [A::Pixel]) {
+        let input = &self.rgb[range.start * self.row_len..range.end * self.row_len];
+        let Some(across) = &self.across else {
+            for (pixel, &level) in output.iter_mut().zip(input) {
+                *pixel = self.arithmetic.pixel(level);
+            }
+            return;
+        };
+        // Pixels are summed as four channels, which is one vector; the fourth is the next pixel's first, and thrown
+        // away. Hence one value more at the end of a row.
+        let mut wide = vec![A::Sum::default(); self.row_len + 1];
+        for (row, output) in input.chunks_exact(self.row_len).zip(output.chunks_exact_mut(self.new_row_len)) {
+            for (wide, &level) in wide.iter_mut().zip(row) {
+                *wide = A::widen(self.arithmetic.pixel(level));
+            }
+            for (k, pixel) in output.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                let (first, weights) = across.of(k);
+                let mut sums = [A::START; 4];
+                let values = &wide[first * 3..(first + weights.len()) * 3 + 1];
+                let (unfused, fused) = weights.split_at(A::num_unfused(weights.len()));
+                for (tap, &weight) in unfused.iter().enumerate() {
+                    let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
+                    sums = std::array::from_fn(|channel| A::add(sums[channel], value[channel], weight));
+                }
+                for (tap, &weight) in (unfused.len()..).zip(fused) {
+                    let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
+                    sums = std::array::from_fn(|channel| A::add_fused(sums[channel], value[channel], weight));
+                }
+                *pixel = std::array::from_fn(|channel| A::round(sums[channel]));
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The weights of an antialiased bilinear resize along one side, in the arithmetic of each reference.
+//!
+//! Output `k` is a weighted mean of the inputs under a triangle centred on `(k + 1/2) * in / out`, of half-width
+//! `max(in / out, 1)`.
+
+/// The weights along one side: for each output, the inputs from `first` on that count, and theirs.
+pub(super) struct Weights<T> {
+    windows: Vec<Window>,
+    weights: Vec<T>,
+}
+
+struct Window {
+    first: usize,
+    weights: std::ops::Range<usize>,
+}
+
+impl<T> Weights<T> {
+    fn new(out_len: usize, mut window_of: impl FnMut(usize, &mut Vec<T>) -> usize) -> Self {
+        let mut weights = Vec::new();
+        let windows = (0..out_len)
+            .map(|k| {
+                let start = weights.len();
+                let first = window_of(k, &mut weights);
+                Window { first, weights: start..weights.len() }
+            })
+            .collect();
+        Self { windows, weights }
+    }
+
+    /// The first input of output `k`, and the weights from there on.
+    #[inline(always)]
+    pub(super) fn of(&self, k: usize) -> (usize, &[T]) {
+        let window = &self.windows[k];
+        (window.first, &self.weights[window.weights.clone()])
+    }
+
+    /// The inputs that the outputs `range`, at least one, need together.
+    pub(super) fn inputs(&self, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let last = &self.windows[range.end - 1];
+        self.windows[range.start].first..last.first + last.weights.len()
+    }
+}
+
+/// Bits after the point in Pillow's fixed-point weights: 8 are left for the level, and 2 of 32 for the sum.
+pub(super) const PRECISION_BITS: u32 = 22;
+
+/// Pillow's weights: computed in float64, then rounded to fixed point.
+///
+/// Reference: <https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c#L182>.
+pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
+    let scale = in_len as f64 / out_len as f64;
+    let support = scale.max(1.0);
+    let inverse_support = 1.0 / support;
+    let mut triangle = Vec::new();
+    Weights::new(out_len, |k, weights| {
+        let center = (k as f64 + 0.5) * scale;
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(in_len);
+        triangle.clear();
+        triangle.extend((first..end).map(|j| {
+            let distance = (((j - first) as f64 + first as f64 - center + 0.5) * inverse_support).abs();
+            (1.0 - distance).max(0.0)
+        }));
+        let total: f64 = triangle.iter().fold(0.0, |sum, weight| sum + weight);
+        weights.extend(triangle.iter().map(|&weight| {
+            let share = if total == 0.0 { weight } else { weight / total };
+            (0.5 + share * f64::from(1 << PRECISION_BITS)) as i32
+        }));
+        first
+    })
+}
+
+/// torch's weights for float32 pixels: float32, with float64 where C promotes to it.
+///
+/// Reference: <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp#L786>.
+pub(super) fn float(in_len: usize, out_len: usize) -> Weights<f32> {
+    let scale = in_len as f32 / out_len as f32;
+    let support = scale.max(1.0);
+    let inverse_support = 1.0 / support;
+    Weights::new(out_len, |k, weights| {
+        let center = (f64::from(scale) * (k as f64 + 0.5)) as f32;
+        let first = (f64::from(center - support) + 0.5).max(0.0) as usize;
+        let end = ((f64::from(center + support) + 0.5) as usize).min(in_len);
+        let start = weights.len();
+        weights.extend((first..end).map(|j| {
+            let distance = (f64::from(j as f32 - center) + 0.5) * f64::from(inverse_support);
+            (1.0 - (distance as f32).abs()).max(0.0)
+        }));
+        let total = weights[start..].iter().fold(0.0, |sum: f32, weight| sum + weight);
+        if total != 0.0 {
+            weights[start..].iter_mut().for_each(|weight| *weight /= total);
+        }
+        first
+    })
+}
