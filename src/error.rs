@@ -41,7 +41,9 @@ pub enum Error {
         reason: String,
     },
     /// The embeddings are not numbers: the weights hold NaN or infinity, or sums overflowed.
-    #[error("the embeddings hold a value that is not finite at element {index}: the weights are damaged or far too large")]
+    #[error(
+        "the embeddings hold a value that is not finite at element {index}: the weights are damaged or far too large"
+    )]
     NotFinite {
         /// The flat index of the first such value.
         index: usize,

@@ -28,10 +28,9 @@ fn stage(name: &str, plan: &Plan) -> Option<(String, Option<Stack>)> {
         "patch_embed" => ("patch_embedding".into(), None),
         "ln_pre" => ("tile_position".into(), Some(Stack::Transformer)),
         "post_tile" => ("tile_norm".into(), Some(Stack::GlobalTransformer)),
-        "head" => (
-            format!("global_transformer.{}.fc2", config.num_layers_projection - 1),
-            Some(Stack::GlobalTransformer),
-        ),
+        "head" => {
+            (format!("global_transformer.{}.fc2", config.num_layers_projection - 1), Some(Stack::GlobalTransformer))
+        }
         hidden => {
             let state: usize = hidden.strip_prefix("hidden.")?.parse().ok()?;
             (after(config.clip_hidden_states[state] as usize), Some(Stack::Transformer))

@@ -23,7 +23,7 @@ use crate::error::{CheckpointError, Error, Result};
 use map::MappedFile;
 pub use names::NameFormat;
 pub use random::{RandomWeights, demo_config};
-pub use tables::PositionTables;
+pub use tables::{PositionTables, TileBlocks};
 pub use tensor::Tensor;
 pub use weights::{ExpectedTensor, LayerWeights, Linear, Norm, TokenPositions, VisionWeights, expected_tensors};
 

@@ -18,11 +18,18 @@ pub struct PositionTables {
     pub post_tile: Tensor,
     /// Before tanh, of the three tables in this order.
     pub gates: [f32; 3],
+    /// Which block a tile gets.
+    pub blocks: TileBlocks,
+}
+
+/// Which block of the position tables a tile gets, the same in all three.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TileBlocks {
     form: Form,
     max_num_tiles: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Form {
     /// Block `row·T + column`.
     Grid,
@@ -41,9 +48,31 @@ impl PositionTables {
             global: global.reshaped(vec![rows * tiles, tokens, width]),
             post_tile: post_tile.reshaped(vec![rows * tiles, width]),
             gates,
-            form: if per_aspect_ratio { Form::PerAspectRatio } else { Form::Grid },
-            max_num_tiles: tiles,
+            blocks: if per_aspect_ratio { TileBlocks::per_aspect_ratio(tiles) } else { TileBlocks::grid(tiles) },
         }
+    }
+
+    /// Whether a tile at either place gets the same bits added to it, in all three tables.
+    pub fn blocks_are_equal(&self, a: Option<usize>, b: Option<usize>) -> bool {
+        match (a, b) {
+            (Some(a), Some(b)) => {
+                a == b
+                    || [&self.pre_tile, &self.global, &self.post_tile].into_iter().all(|t| block(t, a) == block(t, b))
+            }
+            (a, b) => a == b,
+        }
+    }
+}
+
+impl TileBlocks {
+    /// One T×T grid, as torchtune and Meta keep it.
+    pub fn grid(max_num_tiles: usize) -> Self {
+        Self { form: Form::Grid, max_num_tiles }
+    }
+
+    /// T blocks for each aspect ratio, as Hugging Face keeps them.
+    pub fn per_aspect_ratio(max_num_tiles: usize) -> Self {
+        Self { form: Form::PerAspectRatio, max_num_tiles }
     }
 
     /// The block of tile number `tile` of an image with `aspect_ratio` (tiles down, tiles across; `[0, 0]` is a
@@ -69,17 +98,6 @@ impl PositionTables {
         match self.form {
             Form::Grid => true,
             Form::PerAspectRatio => self.id(aspect_ratio).is_some(),
-        }
-    }
-
-    /// Whether a tile at either place gets the same bits added to it, in all three tables.
-    pub fn blocks_are_equal(&self, a: Option<usize>, b: Option<usize>) -> bool {
-        match (a, b) {
-            (Some(a), Some(b)) => {
-                a == b
-                    || [&self.pre_tile, &self.global, &self.post_tile].into_iter().all(|t| block(t, a) == block(t, b))
-            }
-            (a, b) => a == b,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
-use crate::plan::{BatchShape, ImageShape, Plan, Precision, Semantics, SequenceLayout, Step};
+use crate::plan::{BatchShape, ImageShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
 pub use device::Device;
 pub use pixels::{PixelEncodings, Pixels};
@@ -179,7 +179,14 @@ impl Encoder {
     /// The rows of an image.
     fn layout(&self, image: &ImageShape, number: usize) -> Result<SequenceLayout> {
         let tables = self.backend.weights().tables.as_ref();
-        SequenceLayout::new(&self.config, self.semantics, tables, image, number, self.collapse)
+        let rules = LayoutRules {
+            config: &self.config,
+            semantics: self.semantics,
+            blocks: tables.map(|tables| &tables.blocks),
+            blocks_are_equal: &|a, b| tables.is_none_or(|tables| tables.blocks_are_equal(a, b)),
+            collapse: self.collapse,
+        };
+        rules.sequence(image, number)
     }
 
     /// Runs images, each with its pixels, in batches that keep the tile budget.
@@ -209,7 +216,8 @@ impl Encoder {
     fn run(&mut self, plan: &Plan, pixels: &[&[f32]], embeddings: &mut [f32]) -> Result<()> {
         match &mut self.observer {
             Some(observer) => {
-                let mut observe = |plan: &Plan, step: &Step, values: &[f32]| observer(StepOutput { plan, step, values });
+                let mut observe =
+                    |plan: &Plan, step: &Step, values: &[f32]| observer(StepOutput { plan, step, values });
                 self.backend.run(plan, pixels, embeddings, Some(&mut observe))?;
             }
             None => self.backend.run(plan, pixels, embeddings, None)?,

@@ -52,11 +52,8 @@ impl Encoder {
         for (number, &aspect_ratio) in aspect_ratios.iter().enumerate() {
             let tiles = &pixels.images[number * image_len..(number + 1) * image_len];
             let num_real = aspect_ratio[0].saturating_mul(aspect_ratio[1]).min(num_tiles);
-            let image = ImageShape {
-                aspect_ratio,
-                tiles: sources(tiles, config.tile_len(), num_real),
-                padding_output: true,
-            };
+            let image =
+                ImageShape { aspect_ratio, tiles: sources(tiles, config.tile_len(), num_real), padding_output: true };
             images.push((self.layout(&image, number)?, tiles));
         }
         let rows_each = images_each * num_tiles * config.num_tokens();

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::PositionTables;
+use crate::checkpoint::TileBlocks;
 use crate::config::EncoderConfig;
 use crate::error::{InputError, Result};
 
@@ -37,6 +37,21 @@ impl std::fmt::Display for Semantics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What decides the rows of every image of an encoder.
+pub struct LayoutRules<'a> {
+    /// The encoder's parameters.
+    pub config: &'a EncoderConfig,
+    /// Which function of the weights is computed.
+    pub semantics: Semantics,
+    /// Which block of the position tables a tile gets; none in torchtune's model for one tile, which has no tables.
+    pub blocks: Option<&'a TileBlocks>,
+    /// Whether two places of the tables hold the same values; equality of the places is always right, if not always
+    /// the most that can be said.
+    pub blocks_are_equal: &'a dyn Fn(Option<usize>, Option<usize>) -> bool,
+    /// Whether equal rows are computed once.
+    pub collapse: bool,
 }
 
 /// One image of a batch, before anything is known about rows.
@@ -127,108 +142,95 @@ impl Rows {
     }
 }
 
-impl SequenceLayout {
-    /// The rows of `image`, number `number` of its batch. With `collapse`, equal rows are computed once.
+impl LayoutRules<'_> {
+    /// The rows of `image`, number `number` of its batch.
     ///
     /// # Errors
     /// [`InputError::Empty`], [`AspectRatio`](InputError::AspectRatio), [`TooFewTiles`](InputError::TooFewTiles),
     /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable).
-    pub fn new(
-        config: &EncoderConfig,
-        semantics: Semantics,
-        tables: Option<&PositionTables>,
-        image: &ImageShape,
-        number: usize,
-        collapse: bool,
-    ) -> Result<Self> {
-        let num_real = num_real_tiles(config, semantics, tables, image, number)?;
-        let meta = semantics == Semantics::Meta;
-        let block = |tile| tables.and_then(|t| t.block(image.aspect_ratio, tile, meta));
-        let blocks_equal = |a, b| tables.is_none_or(|t| t.blocks_are_equal(a, b));
-
-        let mut tiles: Vec<ComputedTile> = Vec::new();
-        let mut output = Vec::with_capacity(image.tiles.len());
-        for (tile, &source) in image.tiles.iter().enumerate() {
-            let block = block(tile);
-            let equal = tiles.iter().enumerate().skip(num_real).find(|(_, earlier)| {
-                collapse && tile >= num_real && earlier.source == source && blocks_equal(earlier.block, block)
-            });
-            let computed = match equal {
-                Some((computed, _)) => computed,
-                None => {
-                    tiles.push(ComputedTile { source, block, multiplicity: 0 });
-                    tiles.len() - 1
-                }
-            };
-            tiles[computed].multiplicity += 1;
-            if tile < num_real || image.padding_output {
-                output.push(computed);
-            }
-        }
-
-        let tokens = config.num_tokens();
-        let per_tile = if meta { config.num_alignment_rows() } else { 0 };
+    pub fn sequence(&self, image: &ImageShape, number: usize) -> Result<SequenceLayout> {
+        let num_real = self.num_real_tiles(image, number)?;
+        let (tiles, output) = self.computed_tiles(image, num_real);
+        let meta = self.semantics == Semantics::Meta;
+        let tokens = self.config.num_tokens();
         let mut transformer = Rows::default();
         for (computed, tile) in tiles.iter().enumerate() {
             transformer.push(tokens, tile.multiplicity, !meta || computed < num_real);
         }
         let mut global_transformer = transformer.clone();
         let mut alignment = Vec::new();
-        if per_tile > 0 {
-            let all = per_tile * image.tiles.len();
-            let (rows, multiplicity) = if collapse { (1, all) } else { (all, 1) };
+        if meta && self.config.num_alignment_rows() > 0 {
+            let per_tile = self.config.num_alignment_rows();
+            let collapsed = |all| if self.collapse { (1, all) } else { (all, 1) };
+            let (rows, multiplicity) = collapsed(per_tile * image.tiles.len());
             transformer.push(rows, multiplicity, false);
             for tile in &tiles {
-                let all = per_tile * tile.multiplicity;
-                let (rows, multiplicity) = if collapse { (1, all) } else { (all, 1) };
+                let (rows, multiplicity) = collapsed(per_tile * tile.multiplicity);
                 global_transformer.push(rows, multiplicity, false);
                 alignment.push(AlignmentRows { rows, multiplicity, block: tile.block });
             }
         }
-        Ok(Self { tiles, transformer, global_transformer, alignment, output })
+        Ok(SequenceLayout { tiles, transformer, global_transformer, alignment, output })
     }
 
+    /// The tiles that are computed, and for each tile of the output the number of the computed one.
+    fn computed_tiles(&self, image: &ImageShape, num_real: usize) -> (Vec<ComputedTile>, Vec<usize>) {
+        let padding_blocks = self.semantics == Semantics::Meta;
+        let mut tiles: Vec<ComputedTile> = Vec::new();
+        let mut output = Vec::with_capacity(image.tiles.len());
+        for (tile, &source) in image.tiles.iter().enumerate() {
+            let block = self.blocks.and_then(|blocks| blocks.block(image.aspect_ratio, tile, padding_blocks));
+            let equals =
+                |earlier: &ComputedTile| earlier.source == source && (self.blocks_are_equal)(earlier.block, block);
+            let may_collapse = self.collapse && tile >= num_real;
+            let earlier = (num_real..tiles.len()).find(|&earlier| may_collapse && equals(&tiles[earlier]));
+            let computed = earlier.unwrap_or(tiles.len());
+            match tiles.get_mut(computed) {
+                Some(equal) => equal.multiplicity += 1,
+                None => tiles.push(ComputedTile { source, block, multiplicity: 1 }),
+            }
+            if tile < num_real || image.padding_output {
+                output.push(computed);
+            }
+        }
+        (tiles, output)
+    }
+
+    /// Checks an image's tiles against its aspect ratio; returns how many see everything.
+    fn num_real_tiles(&self, image: &ImageShape, number: usize) -> Result<usize> {
+        let num_tiles = image.tiles.len();
+        let max_num_tiles = self.config.max_num_tiles;
+        if num_tiles == 0 {
+            return Err(InputError::Empty { name: "tiles of an image" }.into());
+        }
+        if self.semantics == Semantics::Meta && num_tiles != max_num_tiles {
+            return Err(InputError::MetaTiles { expected: max_num_tiles, found: num_tiles }.into());
+        }
+        // torchtune's model for one tile does not read the aspect ratio: every tile it is given is real.
+        let Some(blocks) = self.blocks else { return Ok(num_tiles) };
+        let [height, width] = image.aspect_ratio;
+        if height > max_num_tiles || width > max_num_tiles {
+            let [height, width] = [height, width].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
+            return Err(InputError::AspectRatio { image: number, max_num_tiles, height, width }.into());
+        }
+        if height * width > num_tiles {
+            return Err(InputError::TooFewTiles { image: number, height, width, num_tiles }.into());
+        }
+        if !blocks.has_aspect_ratio(image.aspect_ratio) {
+            let reason = "has no row in this checkpoint's position tables";
+            return Err(InputError::NoPositionTable { image: number, height, width, max_num_tiles, reason }.into());
+        }
+        Ok(match self.semantics {
+            // A missing image counts as one real tile in Hugging Face's mask.
+            Semantics::Meta => (height * width).max(1),
+            Semantics::Torchtune => height * width,
+        })
+    }
+}
+
+impl SequenceLayout {
     /// How many tiles the embeddings cover.
     pub fn num_output_tiles(&self) -> usize {
         self.output.len()
     }
-}
-
-/// Checks an image's tiles against its aspect ratio; returns how many see everything.
-fn num_real_tiles(
-    config: &EncoderConfig,
-    semantics: Semantics,
-    tables: Option<&PositionTables>,
-    image: &ImageShape,
-    number: usize,
-) -> Result<usize> {
-    let num_tiles = image.tiles.len();
-    let max_num_tiles = config.max_num_tiles;
-    if num_tiles == 0 {
-        return Err(InputError::Empty { name: "tiles of an image" }.into());
-    }
-    if semantics == Semantics::Meta && num_tiles != max_num_tiles {
-        return Err(InputError::MetaTiles { expected: max_num_tiles, found: num_tiles }.into());
-    }
-    if tables.is_none() {
-        // torchtune's model for one tile does not read the aspect ratio: every tile it is given is real.
-        return Ok(num_tiles);
-    }
-    let [height, width] = image.aspect_ratio;
-    if height > max_num_tiles || width > max_num_tiles {
-        let [height, width] = [height, width].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
-        return Err(InputError::AspectRatio { image: number, max_num_tiles, height, width }.into());
-    }
-    if height * width > num_tiles {
-        return Err(InputError::TooFewTiles { image: number, height, width, num_tiles }.into());
-    }
-    if tables.is_some_and(|t| !t.has_aspect_ratio(image.aspect_ratio)) {
-        let reason = "has no row in this checkpoint's position tables";
-        return Err(InputError::NoPositionTable { image: number, height, width, max_num_tiles, reason }.into());
-    }
-    Ok(match semantics {
-        // A missing image counts as one real tile in Hugging Face's mask.
-        Semantics::Meta => (height * width).max(1),
-        Semantics::Torchtune => height * width,
-    })
 }

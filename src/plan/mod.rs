@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
-pub use layout::{AlignmentRows, ComputedTile, ImageShape, MultipleRows, Rows, Semantics, SequenceLayout};
+pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 
 /// The element types of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

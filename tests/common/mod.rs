@@ -106,12 +106,7 @@ impl Case {
         let tensors = read(path);
         let images = &tensors["images"];
         let aspect_ratio = tensors.get("aspect_ratio").map(|t| t.i64().as_chunks().0.to_vec());
-        Self {
-            images: images.f32(),
-            shape: images.shape.clone().try_into().unwrap(),
-            aspect_ratio,
-            tensors,
-        }
+        Self { images: images.f32(), shape: images.shape.clone().try_into().unwrap(), aspect_ratio, tensors }
     }
 
     pub fn new(images: Vec<f32>, shape: [usize; 6], aspect_ratio: Option<Vec<[i64; 2]>>) -> Self {
