@@ -277,6 +277,14 @@ pub enum CheckpointError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
+    /// One of several pictures.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The picture's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ImageError>,
+    },
     /// The bytes start like no format that is read.
     #[error("not a JPEG, PNG or WebP picture (the first bytes are {found:02x?})")]
     UnknownFormat {

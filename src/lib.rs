@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 mod cpu;
 mod dtype;

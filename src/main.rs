@@ -1,3 +1,5 @@
 //! The `tilesight` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tilesight::cli::run()
+}

@@ -20,6 +20,7 @@ use safetensors::SafeTensors;
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::{CheckpointError, Error, Result};
+use crate::image::{Preprocess, Preprocessor};
 use map::MappedFile;
 pub use names::NameFormat;
 pub use random::{RandomWeights, demo_config};
@@ -186,6 +187,17 @@ impl Checkpoint {
             return Err(CheckpointError::NoConfig { path: self.folder().to_path_buf() }.into());
         }
         EncoderConfig::from_file(&file)
+    }
+
+    /// What makes tiles of pictures for `config`'s encoder, with the mean and standard deviation of the
+    /// `preprocessor_config.json` beside the weights, if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Preprocessor::new`] and [`Preprocessor::with_config_file`].
+    pub fn preprocessor(&self, config: &EncoderConfig, preprocess: Preprocess) -> Result<Preprocessor> {
+        let preprocessor = Preprocessor::new(config, preprocess)?;
+        let file = self.folder().join("preprocessor_config.json");
+        if file.is_file() { preprocessor.with_config_file(&file) } else { Ok(preprocessor) }
     }
 
     /// Reads the headers of `files` and keeps the encoder's tensors. With `ranks`, each file is one of Meta's

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Device, Encoder};
-use crate::checkpoint::{Checkpoint, NameFormat, RandomWeights, VisionWeights, demo_config};
+use crate::checkpoint::{Checkpoint, RandomWeights, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
 use crate::dtype::Dtype;
 use crate::error::{CheckpointError, InputError, Result};
-use crate::image::{Preprocess, Preprocessor};
+use crate::image::Preprocess;
 use crate::plan::Semantics;
 
 /// Computed tiles of a batch, unless said otherwise: two full images, enough to share the widening of the weights, and
@@ -131,23 +131,11 @@ impl EncoderBuilder {
             None => checkpoint.config()?,
         };
         let weights = VisionWeights::load(&checkpoint, &config)?;
-        let semantics = self.semantics.unwrap_or(match checkpoint.format() {
-            NameFormat::Torchtune => Semantics::Torchtune,
-            NameFormat::Meta | NameFormat::HuggingFace => Semantics::Meta,
-        });
-        let preprocess = self.preprocess.unwrap_or(match semantics {
-            Semantics::Torchtune => Preprocess::Torchtune,
-            Semantics::Meta => Preprocess::Pil,
-        });
-        let processor_config = checkpoint.folder().join("preprocessor_config.json");
-        let preprocessor = match config.in_channels {
-            3 if processor_config.is_file() => {
-                Some(Preprocessor::new(&config, preprocess)?.with_config_file(&processor_config)?)
-            }
-            3 => Some(Preprocessor::new(&config, preprocess)?),
-            // Pictures have three channels; such a model takes pixel tensors only.
-            _ => None,
-        };
+        let semantics = self.semantics.unwrap_or(Semantics::of(checkpoint.format()));
+        let preprocess = self.preprocess.unwrap_or(semantics.preprocess());
+        // Pictures have three channels; a model of another number takes pixel tensors only.
+        let takes_pictures = config.in_channels == 3;
+        let preprocessor = takes_pictures.then(|| checkpoint.preprocessor(&config, preprocess)).transpose()?;
         Ok(Encoder {
             backend: CpuBackend::new(weights, self.threads)?,
             config,

@@ -7,9 +7,10 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::TileBlocks;
+use crate::checkpoint::{NameFormat, TileBlocks};
 use crate::config::EncoderConfig;
 use crate::error::{InputError, Result};
+use crate::image::Preprocess;
 
 /// Which function of the weights is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -24,6 +25,22 @@ pub enum Semantics {
 }
 
 impl Semantics {
+    /// What a checkpoint in these names means, unless somebody says otherwise.
+    pub fn of(names: NameFormat) -> Self {
+        match names {
+            NameFormat::Torchtune => Self::Torchtune,
+            NameFormat::Meta | NameFormat::HuggingFace => Self::Meta,
+        }
+    }
+
+    /// How its reference makes tiles of pictures.
+    pub fn preprocess(self) -> Preprocess {
+        match self {
+            Self::Torchtune => Preprocess::Torchtune,
+            Self::Meta => Preprocess::Pil,
+        }
+    }
+
     /// The name on the command line and in output metadata.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,194 @@
+//! `tilesight encode`: pictures or pixel tensors to embeddings.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use safetensors::Dtype;
+
+use super::model::{Computing, Model, Preprocessing};
+use super::output::{Entry, Output, OutputPath};
+use super::pictures::{self, Picture};
+use super::pixels::PixelFile;
+use super::{progress, table};
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+
+/// Encode pictures, or a pixel tensor, into embeddings
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tilesight encode photo.jpg
+  tilesight encode --model Llama-3.2-11B-Vision *.jpg --output embeddings.safetensors
+  tilesight encode --model encoder.safetensors --config config.json photo.jpg --output embeddings.npy
+  tilesight encode --model DIR --pixels case.safetensors --output out.safetensors")]
+pub(super) struct Arguments {
+    /// JPEG, PNG or WebP pictures
+    #[arg(value_name = "IMAGE", required_unless_present = "pixels", conflicts_with = "pixels")]
+    images: Vec<PathBuf>,
+    /// A safetensors file with `images` (b, i, t, channels, s, s) and, if t > 1, `aspect_ratio` (b, i, 2), as
+    /// torchtune's forward takes them
+    #[arg(long, value_name = "FILE")]
+    pixels: Option<PathBuf>,
+    /// Where the embeddings go: .safetensors (`embeddings`, `num_tiles`, `aspect_ratio`, and the semantics in the
+    /// metadata) or .npy (the embeddings alone)
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<OutputPath>,
+    #[command(flatten)]
+    model: Model,
+    #[command(flatten)]
+    computing: Computing,
+    #[command(flatten)]
+    preprocessing: Preprocessing,
+    /// Encode everything this many times, and report the seconds of each run; the first also reads the weights
+    #[arg(long, value_name = "N", default_value = "1")]
+    repeat: std::num::NonZeroUsize,
+    /// Write what was done, the seconds of each run and the peak memory as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
+    let create = |path| -> Result<_> { Ok((path, File::create(path).map_err(Error::io(path))?)) };
+    let report = arguments.json.as_ref().map(create).transpose()?;
+    let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let mut seconds = Vec::new();
+    for run in 0..arguments.repeat.get() {
+        let output = output.as_mut().filter(|_| run == 0);
+        seconds.push(match &arguments.pixels {
+            Some(file) => encode_pixels(&mut encoder, &PixelFile::read(file)?, output)?,
+            None => {
+                encode_pictures(&mut encoder, &arguments.images, arguments.computing.max_batch_tiles, output, run == 0)?
+            }
+        });
+    }
+    if let Some(output) = output {
+        output.finish()?;
+    }
+    if let Some((path, file)) = report {
+        let report = serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "semantics": encoder.semantics().name(),
+            "threads": encoder.num_threads(),
+            "weights": encoder.precision().weights.to_string(),
+            "seconds": seconds,
+            "peak_rss_bytes": peak_memory(),
+        });
+        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+    }
+    Ok(())
+}
+
+fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Output>) -> Result<f64> {
+    let bar = step_bar(encoder);
+    let start = Instant::now();
+    let encodings = encoder.encode_pixels(&file.pixels())?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    let [b, rows, width] = encodings.shape;
+    println!("embeddings [{b}, {rows}, {width}] in {seconds:.2} s");
+    if let Some(output) = output {
+        let entry = Entry { name: "embeddings".into(), dtype: Dtype::F32, shape: encodings.shape.to_vec() };
+        output.begin(&[entry], &metadata(encoder, None))?;
+        output.values(&encodings.embeddings)?;
+    }
+    Ok(seconds)
+}
+
+/// Encodes pictures in batches, writing each batch when it is done.
+fn encode_pictures(
+    encoder: &mut Encoder,
+    paths: &[PathBuf],
+    max_batch_tiles: usize,
+    mut output: Option<&mut Output>,
+    show: bool,
+) -> Result<f64> {
+    let preprocessor = encoder.preprocessor()?.clone();
+    let start = Instant::now();
+    let pictures = pictures::survey(paths, &preprocessor)?;
+    let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
+    let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
+    if let Some(output) = &mut output {
+        let entry = |name: &str, dtype, shape| Entry { name: name.into(), dtype, shape };
+        let entries = [
+            entry("num_tiles", Dtype::I64, vec![pictures.len()]),
+            entry("aspect_ratio", Dtype::I64, vec![pictures.len(), 2]),
+            entry("embeddings", Dtype::F32, vec![num_tiles * tokens, width]),
+        ];
+        output.begin(&entries, &metadata(encoder, Some(preprocessor.preprocess().name())))?;
+        output.integers(pictures.iter().map(|p| p.canvas.num_tiles()))?;
+        output.integers(pictures.iter().flat_map(|p| p.canvas.aspect_ratio))?;
+    }
+    let bar = step_bar(encoder);
+    let mut lines = Vec::new();
+    for batch in pictures::batches(&pictures, max_batch_tiles) {
+        bar.set_message(batch[0].path.display().to_string());
+        let encodings = encoder.encode_tiles(&pictures::tiles(batch, &preprocessor)?)?;
+        if let Some(output) = &mut output {
+            output.values(&encodings.embeddings)?;
+        }
+        for (number, picture) in batch.iter().enumerate() {
+            lines.push(line(picture, encodings.image(number).unwrap_or_default(), width));
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    if show {
+        let mut table = table(&["image", "pixels", "canvas", "tiles", "embeddings", "rms"]);
+        table.add_rows(lines);
+        println!("{table}");
+    }
+    println!("{} images, {num_tiles} tiles in {seconds:.2} s", pictures.len());
+    Ok(seconds)
+}
+
+/// What a person sees of an image's embeddings.
+fn line(picture: &Picture, embeddings: &[f32], width: usize) -> [String; 6] {
+    let [down, across] = picture.canvas.aspect_ratio;
+    let squares: f64 = embeddings.iter().map(|x| f64::from(*x).powi(2)).sum();
+    [
+        picture.path.display().to_string(),
+        format!("{}x{}", picture.width, picture.height),
+        format!("{across}x{down}"),
+        (down * across).to_string(),
+        format!("[{}, {width}]", embeddings.len() / width),
+        format!("{:.4}", (squares / embeddings.len().max(1) as f64).sqrt()),
+    ]
+}
+
+/// What the file says of how its embeddings were made.
+fn metadata(encoder: &Encoder, preprocess: Option<&str>) -> Vec<(&'static str, String)> {
+    let config = encoder.config();
+    let mut metadata = vec![
+        ("tilesight_version", env!("CARGO_PKG_VERSION").to_string()),
+        ("semantics", encoder.semantics().name().to_string()),
+        ("tokens_per_tile", config.num_tokens().to_string()),
+        ("tile_size", config.tile_size.to_string()),
+        ("max_num_tiles", config.max_num_tiles.to_string()),
+    ];
+    metadata.extend(preprocess.map(|name| ("preprocess", name.to_string())));
+    metadata
+}
+
+/// A bar that follows the steps of the plan.
+fn step_bar(encoder: &mut Encoder) -> ProgressBar {
+    let bar = progress::bar(0, "encoding");
+    let steps = bar.clone();
+    encoder.observe(move |output| {
+        if output.step.name == output.plan.steps[0].name {
+            steps.set_length(output.plan.steps.len() as u64);
+            steps.set_position(0);
+        }
+        steps.inc(1);
+    });
+    bar
+}
+
+/// The most memory this process has had resident, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}

@@ -1,0 +1,69 @@
+//! The command line. Answers go to standard output or to the file named; notices, progress and errors to standard
+//! error. Exit codes: 0, 1 for bad input or data, 2 for usage.
+
+mod encode;
+mod inspect;
+mod model;
+mod output;
+mod pictures;
+mod pixels;
+mod plan;
+mod progress;
+mod random;
+mod tiles;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The Llama 3.2 Vision encoder: images in, the decoder's cross-attention embeddings out.
+#[derive(Parser)]
+#[command(name = "tilesight", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Start with `tilesight encode PICTURE`: without --model it runs a small built-in model with random \
+weights. `tilesight random --preset 11b --output DIR` writes a full-size checkpoint to try things on."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Encode(encode::Arguments),
+    Tiles(tiles::Arguments),
+    Inspect(inspect::Arguments),
+    Plan(plan::Arguments),
+    Random(random::Arguments),
+}
+
+/// Runs the command line of this process; returns its exit code.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Encode(arguments) => encode::run(&arguments),
+        Command::Tiles(arguments) => tiles::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Random(arguments) => random::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// A table for a person to read: no borders but the one under the heading.
+fn table(heading: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(heading);
+    table
+}
+
+/// Bytes as a person reads them.
+fn readable_bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}

@@ -1,0 +1,205 @@
+//! Which model, and how it is to compute: the options that commands share.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::EncoderConfig;
+use crate::encoder::{Device, Encoder, EncoderBuilder};
+use crate::error::Result;
+use crate::image::Preprocess;
+use crate::plan::Semantics;
+
+/// The geometry of an encoder, where it is not read from beside the weights.
+#[derive(Args, Clone)]
+#[group(multiple = true)]
+pub(super) struct Geometry {
+    /// A published geometry: 11b or 90b
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(super) preset: Option<String>,
+    /// A config.json: Hugging Face's, or torchtune's parameters (bare or under `encoder`)
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Side of a tile in pixels, where it is not the configuration's: 448 for the base weights' presets; position
+    /// tables of another size are resized
+    #[arg(long, value_name = "PIXELS")]
+    pub(super) tile_size: Option<usize>,
+}
+
+impl Geometry {
+    /// The configuration these options name, if they name one.
+    pub(super) fn config(&self) -> Result<Option<EncoderConfig>> {
+        match (&self.preset, &self.config) {
+            (Some(name), _) => self.resized(EncoderConfig::preset(name)?).map(Some),
+            (None, Some(file)) => self.resized(EncoderConfig::from_file(file)?).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A configuration with the tile size asked for.
+    pub(super) fn resized(&self, mut config: EncoderConfig) -> Result<EncoderConfig> {
+        config.tile_size = self.tile_size.unwrap_or(config.tile_size);
+        config.validated()
+    }
+}
+
+/// The model, and what function of its weights is meant.
+#[derive(Args, Clone)]
+pub(super) struct Model {
+    /// The checkpoint: a folder, a .safetensors file, or an index of shards [default: a built-in demo model with
+    /// random weights]
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) geometry: Geometry,
+    /// Which function of the weights to compute [default: torchtune for torchtune's tensor names, meta for Meta's and
+    /// Hugging Face's]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(super) semantics: Option<SemanticsName>,
+}
+
+/// How the model computes.
+#[derive(Args, Clone)]
+pub(super) struct Computing {
+    /// Where to compute: auto or cpu
+    #[arg(long, default_value = "auto", value_parser = Device::from_str)]
+    pub(super) device: Device,
+    /// The element type to compute in: f32 on the CPU
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(super) dtype: Option<DtypeName>,
+    /// Threads to compute on [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<std::num::NonZeroUsize>,
+    /// The most tiles computed together; bounds the working memory and changes no result
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(super) max_batch_tiles: usize,
+    /// Compute every padding row, even where rows are equal by construction
+    #[arg(long)]
+    pub(super) no_collapse: bool,
+}
+
+/// `--preprocess`.
+#[derive(Args, Clone)]
+pub(super) struct Preprocessing {
+    /// How pictures become tiles: torchtune (its CLIPImageTransform in float32), torchtune-bf16 (in bfloat16), or pil
+    /// (Hugging Face 4.x and Meta, through Pillow's arithmetic) [default: what the semantics were made with]
+    #[arg(long, value_name = "NAME", value_parser = Preprocess::from_str)]
+    pub(super) preprocess: Option<Preprocess>,
+}
+
+/// The names of the semantics on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum SemanticsName {
+    /// torchtune's function of the weights: no padding rows, no mask
+    Torchtune,
+    /// What the published weights were trained with: padding rows that real rows see
+    Meta,
+}
+
+impl From<SemanticsName> for Semantics {
+    fn from(name: SemanticsName) -> Self {
+        match name {
+            SemanticsName::Torchtune => Self::Torchtune,
+            SemanticsName::Meta => Self::Meta,
+        }
+    }
+}
+
+/// The names of the element types on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum DtypeName {
+    /// Single precision
+    F32,
+    /// The upper half of single precision
+    Bf16,
+    /// Half precision
+    Fp16,
+}
+
+impl From<DtypeName> for crate::Dtype {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::F32 => Self::F32,
+            DtypeName::Bf16 => Self::Bf16,
+            DtypeName::Fp16 => Self::F16,
+        }
+    }
+}
+
+impl Model {
+    /// The checkpoint's place on this machine, fetched from the hub if need be; none for the demo model.
+    pub(super) fn path(&self) -> Result<Option<PathBuf>> {
+        self.model.as_deref().map(resolve).transpose()
+    }
+
+    /// Opens the checkpoint with the configuration that is meant; none for the demo model.
+    pub(super) fn open(&self) -> Result<Option<(Checkpoint, EncoderConfig)>> {
+        let Some(path) = self.path()? else { return Ok(None) };
+        let checkpoint = Checkpoint::open(&path)?;
+        let config = self.config_of(&checkpoint)?;
+        Ok(Some((checkpoint, config)))
+    }
+
+    /// The configuration that is meant for a checkpoint: what the options say, or what lies beside it.
+    pub(super) fn config_of(&self, checkpoint: &Checkpoint) -> Result<EncoderConfig> {
+        match self.geometry.config()? {
+            Some(config) => Ok(config),
+            None => self.geometry.resized(checkpoint.config()?),
+        }
+    }
+
+    /// Builds the encoder, and says on standard error which model and which semantics it has.
+    pub(super) fn encoder(&self, computing: &Computing, preprocessing: &Preprocessing) -> Result<Encoder> {
+        let mut builder = Encoder::builder()
+            .device(computing.device.clone())
+            .threads(computing.threads.map_or(0, usize::from))
+            .max_batch_tiles(computing.max_batch_tiles)
+            .collapse(!computing.no_collapse);
+        if let Some(dtype) = computing.dtype {
+            builder = builder.dtype(dtype.into());
+        }
+        if let Some(preprocess) = preprocessing.preprocess {
+            builder = builder.preprocess(preprocess);
+        }
+        if let Some(semantics) = self.semantics {
+            builder = builder.semantics(semantics.into());
+        }
+        let (builder, names) = self.name(builder)?;
+        let encoder = builder.build()?;
+        let chosen = match self.semantics {
+            Some(_) => "as asked".to_string(),
+            None => format!("for tensors in {names} names"),
+        };
+        eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
+        Ok(encoder)
+    }
+
+    /// Adds the weights to a builder; returns it with whose names they use.
+    fn name(&self, builder: EncoderBuilder) -> Result<(EncoderBuilder, String)> {
+        Ok(match self.open()? {
+            Some((checkpoint, config)) => {
+                let names = format!("{}'s", checkpoint.format());
+                (builder.checkpoint(checkpoint).config(config), names)
+            }
+            None => {
+                eprintln!(
+                    "no --model given: this is the built-in demo model with random weights; its embeddings mean nothing"
+                );
+                (builder.demo(), "torchtune's".to_string())
+            }
+        })
+    }
+}
+
+/// A path as it is; a name of the form OWNER/NAME that is no path here, from the hub.
+fn resolve(model: &Path) -> Result<PathBuf> {
+    #[cfg(feature = "hub")]
+    if !model.exists()
+        && let Some(name) = crate::checkpoint::hub::repository_name(model)
+    {
+        return crate::checkpoint::hub::fetch(name, &super::progress::Transfer::new());
+    }
+    Ok(model.to_path_buf())
+}

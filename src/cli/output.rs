@@ -1,0 +1,181 @@
+//! Files that are written while the work goes on: the place is opened before any work, the shapes are known from the
+//! pictures' headers, and a file appears under its name only when it is whole.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+
+/// What a file is, by its extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// `.safetensors`: every tensor and the metadata.
+    Safetensors,
+    /// `.npy`: the first f32 tensor alone.
+    Npy,
+}
+
+/// An output path with a known format, for `--output`.
+#[derive(Debug, Clone)]
+pub(super) struct OutputPath {
+    pub(super) path: PathBuf,
+    pub(super) format: Format,
+}
+
+impl std::str::FromStr for OutputPath {
+    type Err = clap::Error;
+
+    fn from_str(text: &str) -> std::result::Result<Self, clap::Error> {
+        let path = PathBuf::from(text);
+        let format = match path.extension().and_then(|e| e.to_str()) {
+            Some("safetensors") => Format::Safetensors,
+            Some("npy") => Format::Npy,
+            _ => {
+                let message = "the extension says the format: .safetensors or .npy";
+                return Err(clap::Error::raw(ErrorKind::ValueValidation, message));
+            }
+        };
+        Ok(Self { path, format })
+    }
+}
+
+/// A file to be, open for writing. Dropped before [`finish`](Output::finish), it leaves nothing behind, and what stood
+/// under its name before stays.
+pub(super) struct Output {
+    path: PathBuf,
+    format: Format,
+    target: Target,
+}
+
+enum Target {
+    /// Beside the final name, and renamed to it in the end.
+    Beside(BufWriter<NamedTempFile>),
+    /// A pipe or a device, which cannot be renamed to.
+    Direct(BufWriter<File>),
+}
+
+/// A tensor of an output file.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+}
+
+impl Output {
+    /// Opens the place.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where nothing can be written there.
+    pub(super) fn open(output: &OutputPath) -> Result<Self> {
+        let OutputPath { path, format } = output.clone();
+        let refuse = || Error::io(&path);
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let target = match std::fs::metadata(&path) {
+            Ok(found) if found.is_dir() => return Err(refuse()(io::ErrorKind::IsADirectory.into())),
+            Ok(found) if !found.is_file() => {
+                Target::Direct(BufWriter::new(File::options().write(true).open(&path).map_err(refuse())?))
+            }
+            _ => {
+                let mut builder = tempfile::Builder::new();
+                builder.prefix(".tilesight-").suffix(".partial");
+                #[cfg(unix)]
+                builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+                Target::Beside(BufWriter::new(builder.tempfile_in(folder).map_err(refuse())?))
+            }
+        };
+        Ok(Self { path, format, target })
+    }
+
+    /// Writes the header; the tensors' values must follow in the same order, whole, through
+    /// [`values`](Self::values) and [`integers`](Self::integers). An `.npy` file takes the f32 tensor only, and drops
+    /// the integers.
+    pub(super) fn begin(&mut self, entries: &[Entry], metadata: &[(&str, String)]) -> Result<()> {
+        let header = match self.format {
+            Format::Safetensors => safetensors_header(entries, metadata),
+            Format::Npy => npy_header(entries),
+        };
+        let header = header.map_err(Error::io(&self.path))?;
+        self.write(&header)
+    }
+
+    /// Appends f32 values.
+    pub(super) fn values(&mut self, values: &[f32]) -> Result<()> {
+        // Through a piece of fixed size: a batch's embeddings are too large to hold twice.
+        let mut piece = Vec::with_capacity(1 << 16);
+        for values in values.chunks(1 << 14) {
+            piece.clear();
+            values.iter().for_each(|x| piece.extend_from_slice(&x.to_le_bytes()));
+            self.write(&piece)?;
+        }
+        Ok(())
+    }
+
+    /// Appends I64 values.
+    pub(super) fn integers(&mut self, values: impl Iterator<Item = usize>) -> Result<()> {
+        match self.format {
+            Format::Safetensors => self.write(&values.flat_map(|x| (x as i64).to_le_bytes()).collect::<Vec<_>>()),
+            Format::Npy => Ok(()),
+        }
+    }
+
+    /// Puts the file under its name.
+    pub(super) fn finish(self) -> Result<()> {
+        let Self { path, target, .. } = self;
+        match target {
+            Target::Beside(file) => {
+                let file = file.into_inner().map_err(|e| Error::io(&path)(e.into_error()))?;
+                file.persist(&path).map_err(|e| Error::io(&path)(e.error))?;
+            }
+            Target::Direct(mut file) => file.flush().map_err(Error::io(&path))?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = match &mut self.target {
+            Target::Beside(file) => file.write_all(bytes),
+            Target::Direct(file) => file.write_all(bytes),
+        };
+        written.map_err(Error::io(&self.path))
+    }
+}
+
+fn safetensors_header(entries: &[Entry], metadata: &[(&str, String)]) -> io::Result<Vec<u8>> {
+    let mut start = 0;
+    let tensors = entries.iter().map(|entry| {
+        let end = start + entry.shape.iter().product::<usize>() * entry.dtype.bitsize() / 8;
+        let info = TensorInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (start, end) };
+        start = end;
+        (entry.name.clone(), info)
+    });
+    let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+    let header = Metadata::new(Some(metadata), tensors.collect()).map_err(io::Error::other)?;
+    let mut json = serde_json::to_vec(&header)?;
+    // Values start on 8 bytes, so that readers can map them.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    Ok(bytes)
+}
+
+fn npy_header(entries: &[Entry]) -> io::Result<Vec<u8>> {
+    let entry = entries.iter().find(|entry| entry.dtype == Dtype::F32);
+    let shape = &entry.ok_or_else(|| io::Error::other("an .npy file holds one f32 tensor"))?.shape;
+    let shape: String = shape.iter().map(|size| format!("{size}, ")).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
+    // Format version 1.0: magic, version, a 16-bit length, and padding to 64 bytes that ends in a line feed.
+    let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    header.push_str(&" ".repeat(padded - header.len() - 1));
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.into_bytes());
+    Ok(bytes)
+}

@@ -1,0 +1,144 @@
+//! `tilesight plan`: what an encode would do, step by step, with its FLOPs, bytes and memory.
+
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::model::Model;
+use super::{readable_bytes, table};
+use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
+use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::plan::{BatchShape, ImageShape, LayoutRules, Place, Plan, Precision, Semantics, Stack, Step};
+
+/// Print what an encode would do: steps, FLOPs, bytes, memory
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tilesight plan --preset 11b --tiles 2x2
+  tilesight plan --preset 11b --semantics meta --tiles 1x1 --tiles 1x2 --json")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    model: Model,
+    /// An image of the batch, as tiles across x tiles down; several make a ragged batch
+    #[arg(long, value_name = "WxH", default_value = "1x1")]
+    tiles: Vec<Grid>,
+    /// Compute every padding row, even where rows are equal by construction
+    #[arg(long)]
+    no_collapse: bool,
+    /// List every step, not one line for each kind
+    #[arg(long)]
+    steps: bool,
+    /// Print the whole plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    across: usize,
+    down: usize,
+}
+
+impl FromStr for Grid {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parse = |side: &str| side.parse::<usize>().ok().filter(|side| *side > 0);
+        let sides = text.split_once('x').and_then(|(across, down)| Some((parse(across)?, parse(down)?)));
+        let (across, down) = sides.ok_or("tiles are named as across x down: 2x1")?;
+        Ok(Self { across, down })
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let (config, semantics, tables, weights) = match arguments.model.open()? {
+        Some((checkpoint, config)) => {
+            let weights = VisionWeights::load(&checkpoint, &config)?;
+            let dtype = weights.projection.weight.dtype();
+            (config, Semantics::of(checkpoint.format()), weights.tables, dtype)
+        }
+        None => {
+            let named = arguments.model.geometry.config()?;
+            let config = named.map_or_else(|| arguments.model.geometry.resized(demo_config()), Ok)?;
+            (config, Semantics::Torchtune, None, Dtype::Bf16)
+        }
+    };
+    let semantics = arguments.model.semantics.map_or(semantics, Semantics::from);
+    let plan = build(arguments, &config, semantics, tables.as_ref(), weights)?;
+    if arguments.json {
+        println!("{:#}", serde_json::json!(plan));
+    } else {
+        print(arguments, &plan, semantics);
+    }
+    Ok(())
+}
+
+fn build(
+    arguments: &Arguments,
+    config: &EncoderConfig,
+    semantics: Semantics,
+    tables: Option<&PositionTables>,
+    weights: Dtype,
+) -> Result<Plan> {
+    let grid = config.has_tile_embeddings().then(|| TileBlocks::grid(config.max_num_tiles));
+    let rules = LayoutRules {
+        config,
+        semantics,
+        blocks: tables.map(|tables| &tables.blocks).or(grid.as_ref()),
+        blocks_are_equal: &|a, b| tables.map_or(a == b, |tables| tables.blocks_are_equal(a, b)),
+        collapse: !arguments.no_collapse,
+    };
+    let sequence = |(number, grid): (usize, &Grid)| {
+        rules.sequence(&ImageShape::of_picture(config, semantics, [grid.down, grid.across]), number)
+    };
+    let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
+    Plan::build(config, &BatchShape { images }, Precision { activations: Dtype::F32, weights })
+}
+
+fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
+    let grids: Vec<_> = arguments.tiles.iter().map(|grid| format!("{}x{}", grid.across, grid.down)).collect();
+    println!("{} tiles, {semantics} semantics, f32 activations", grids.join(" + "));
+    let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
+    println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());
+    let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes"]);
+    let grouped = if arguments.steps { plan.steps.iter().map(|s| (s, 1)).collect() } else { by_kind(plan) };
+    for (step, times) in grouped {
+        let output = plan.buffer(step.op.writes());
+        let (flops, bytes) = (step.flops as f64, step.bytes as f64);
+        steps.add_row([
+            if arguments.steps { step.name.clone() } else { kind(step) },
+            times.to_string(),
+            format!("{:.2}", flops * times as f64 / 1e9),
+            format!("{:.1}", bytes * times as f64 / 1e6),
+            format!("{:.0}", flops / bytes),
+            format!("[{}, {}]", output.rows, output.width),
+        ]);
+    }
+    println!("{steps}\n");
+    let count = plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Arena { .. })).count();
+    println!(
+        "{} steps, {:.3} TFLOP, {} moved at least; {count} buffers in an arena of {}",
+        plan.steps.len(),
+        plan.flops() as f64 / 1e12,
+        readable_bytes(plan.bytes()),
+        readable_bytes(plan.arena_bytes as u64),
+    );
+}
+
+/// A step's name without its layer's number.
+fn kind(step: &Step) -> String {
+    step.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+}
+
+/// The first step of each kind, in order, with how many there are.
+fn by_kind(plan: &Plan) -> Vec<(&Step, usize)> {
+    let mut kinds: Vec<(&Step, usize)> = Vec::new();
+    for step in &plan.steps {
+        match kinds.iter_mut().find(|(first, _)| kind(first) == kind(step)) {
+            Some((_, times)) => *times += 1,
+            None => kinds.push((step, 1)),
+        }
+    }
+    kinds
+}
