@@ -35,6 +35,11 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
 type Header<'a> = (WebPDecoder<Cursor<&'a [u8]>>, (usize, usize));
 
 fn read_header<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Header<'a>> {
+    // The decoder would make up the last few bytes; libwebp wants all that the first line announces.
+    let announced = bytes.get(4..8).map_or(0, |len| u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
+    if bytes.len() < (announced as usize).saturating_add(8) {
+        return Err(ImageError::Damaged { format: FORMAT, reason: "the data ends early".to_string() }.into());
+    }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(refuse)?;
     let (width, height) = decoder.dimensions();
     let size = limits.check(width.into(), height.into())?;
@@ -87,6 +92,9 @@ fn stores_alpha(bytes: &[u8]) -> Option<bool> {
 
 fn refuse(error: DecodingError) -> ImageError {
     match error {
+        DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            ImageError::Damaged { format: FORMAT, reason: "the data ends early".to_string() }
+        }
         DecodingError::UnsupportedFeature(feature) => ImageError::Unsupported { format: FORMAT, feature },
         error => ImageError::Damaged { format: FORMAT, reason: error.to_string() },
     }
