@@ -95,6 +95,8 @@ impl Image {
 
     /// The colours laid over white, `[height, width, 3]`: Hugging Face's `convert_to_rgb`, with the integer rounding
     /// of Pillow's `alpha_composite`.
+    ///
+    /// Reference: <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L496>.
     pub fn over_white(&self) -> Cow<'_, [u8]> {
         let Some(alpha) = &self.alpha else {
             return Cow::Borrowed(&self.rgb);
