@@ -5,8 +5,11 @@
 use tilesight::EncoderConfig;
 use tilesight::image::{Image, Limits, Preprocess, Preprocessor};
 
+/// What a target does with its bytes; it panics where it finds a fault.
+pub type Target = fn(&[u8]);
+
 /// The targets, by the name of their folder and program.
-pub const TARGETS: [(&str, fn(&[u8])); 2] = [("image_header", image_header), ("image_decode", image_decode)];
+pub const TARGETS: [(&str, Target); 2] = [("image_header", image_header), ("image_decode", image_decode)];
 
 /// Small enough that a run stays in a few megabytes.
 const LIMITS: Limits = Limits { max_side: 2048, max_pixels: 1 << 18 };
