@@ -28,8 +28,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
         return Image::new(width, height, samples, None);
     }
     let pixels = samples.as_chunks::<4>().0;
-    let rgb = pixels.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect();
-    Image::new(width, height, rgb, Some(pixels.iter().map(|pixel| pixel[3]).collect()))
+    let rgb = pixels.iter().map(|&[r, g, b, _]| [r, g, b]).collect::<Vec<_>>();
+    Image::new(width, height, rgb.into_flattened(), Some(pixels.iter().map(|pixel| pixel[3]).collect()))
 }
 
 type Header<'a> = (WebPDecoder<Cursor<&'a [u8]>>, (usize, usize));
