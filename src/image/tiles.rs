@@ -31,7 +31,7 @@ pub struct Tiles {
 impl Tiles {
     /// How many tiles there are.
     pub fn num_tiles(&self) -> usize {
-        self.aspect_ratio[0] * self.aspect_ratio[1]
+        self.aspect_ratio[0].saturating_mul(self.aspect_ratio[1])
     }
 }
 
