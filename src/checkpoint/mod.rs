@@ -4,6 +4,8 @@
 //! same shards are never touched. [`VisionWeights::load`] checks every tensor against a configuration and hands them
 //! to a backend in the model's own order.
 
+#[cfg(feature = "hub")]
+pub mod hub;
 mod map;
 mod names;
 mod random;
