@@ -14,6 +14,10 @@ pub const NORM_EPS: f32 = 1e-5;
 /// encoder that could ever be loaded lies far below.
 const MAX_PARAMETER: usize = 1 << 24;
 
+/// Most layers of either stack: a plan and a list of tensors grow with them, and nothing else bounds what a
+/// `config.json` could ask for.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// The parameters of `torchtune.models.llama3_2_vision.llama3_2_vision_encoder`, under the same names.
 ///
 /// The fields are free to set; [`validated`](Self::validated) holds the rules, and everything that takes a
@@ -123,21 +127,21 @@ impl EncoderConfig {
     /// One [`ConfigError`] for each rule.
     pub fn validated(mut self) -> Result<Self> {
         let sizes = [
-            ("patch_size", self.patch_size, 1),
-            ("num_heads", self.num_heads, 1),
-            ("clip_embed_dim", self.clip_embed_dim, 1),
-            ("clip_num_layers", self.clip_num_layers, 0),
-            ("num_layers_projection", self.num_layers_projection, 0),
-            ("decoder_embed_dim", self.decoder_embed_dim, 1),
-            ("tile_size", self.tile_size, 1),
-            ("max_num_tiles", self.max_num_tiles, 1),
-            ("in_channels", self.in_channels, 1),
+            ("patch_size", self.patch_size, 1, MAX_PARAMETER),
+            ("num_heads", self.num_heads, 1, MAX_PARAMETER),
+            ("clip_embed_dim", self.clip_embed_dim, 1, MAX_PARAMETER),
+            ("clip_num_layers", self.clip_num_layers, 0, MAX_LAYERS),
+            ("num_layers_projection", self.num_layers_projection, 0, MAX_LAYERS),
+            ("decoder_embed_dim", self.decoder_embed_dim, 1, MAX_PARAMETER),
+            ("tile_size", self.tile_size, 1, MAX_PARAMETER),
+            ("max_num_tiles", self.max_num_tiles, 1, MAX_PARAMETER),
+            ("in_channels", self.in_channels, 1, MAX_PARAMETER),
         ];
-        for (name, found, least) in sizes {
+        for (name, found, least, most) in sizes {
             if found < least {
                 return Err(ConfigError::Zero { name }.into());
             }
-            if found > MAX_PARAMETER {
+            if found > most {
                 return Err(ConfigError::TooLarge { name, found }.into());
             }
         }
@@ -181,6 +185,9 @@ impl EncoderConfig {
         }
         if !(tiles * tokens).checked_mul(tiles * width).is_some_and(fits) {
             return Err(ConfigError::TooLarge { name: "max_num_tiles", found: self.max_num_tiles });
+        }
+        if !fits(self.patch_len() as u128 * width) {
+            return Err(ConfigError::TooLarge { name: "patch_size", found: self.patch_size });
         }
         if !fits(self.projection_dim() as u128 * self.decoder_embed_dim as u128) {
             return Err(ConfigError::TooLarge { name: "decoder_embed_dim", found: self.decoder_embed_dim });
@@ -298,12 +305,18 @@ impl HuggingFace {
             in_channels: vision.num_channels,
         }
         .validated()?;
-        let grids: Vec<[usize; 2]> = config.aspect_ratios().map(|(h, w)| [h, w]).collect();
         require("vision_config.intermediate_size", config.mlp_dim(), vision.intermediate_size)?;
         require("vision_config.vision_output_dim", config.projection_dim(), vision.vision_output_dim)?;
         require("vision_config.norm_eps", f64::from(NORM_EPS) as f32, vision.norm_eps.map(|eps| eps as f32))?;
         require("vision_config.hidden_act", "gelu".to_string(), vision.hidden_act)?;
-        require("vision_config.supported_aspect_ratios", grids, vision.supported_aspect_ratios)?;
+        // The order is that of the position tables' rows.
+        if let Some(found) = vision.supported_aspect_ratios
+            && !config.aspect_ratios().eq(found.iter().map(|&[height, width]| (height, width)))
+        {
+            let expected = format!("every grid of at most {} tiles, by height and then width", config.max_num_tiles);
+            let field = "vision_config.supported_aspect_ratios";
+            return Err(ConfigError::Unsupported { field, expected, found: format!("{found:?}") }.into());
+        }
         Ok(config)
     }
 }

@@ -114,8 +114,8 @@ pub enum ConfigError {
         /// The index given twice.
         index: usize,
     },
-    /// The tensors of such an encoder cannot be addressed.
-    #[error("{name} makes tensors too large to address: {found}")]
+    /// The encoder has more layers, or larger tensors, than could be addressed.
+    #[error("{name} makes an encoder too large to address: {found}")]
     TooLarge {
         /// The parameter.
         name: &'static str,

@@ -4,6 +4,7 @@
 //! same shards are never touched. [`VisionWeights::load`] checks every tensor against a configuration and hands them
 //! to a backend in the model's own order.
 
+mod gathering;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod map;
@@ -17,13 +18,11 @@ mod weights;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
-
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::{CheckpointError, Error, Result};
 use crate::image::{Preprocess, Preprocessor};
-use map::MappedFile;
+use gathering::Gathering;
 pub use names::NameFormat;
 pub use random::{RandomWeights, demo_config};
 pub use tables::{PositionTables, TileBlocks};
@@ -88,11 +87,11 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         let not_found = || CheckpointError::NotFound { path: path.to_path_buf() };
         if !path.is_dir() {
-            if is_pickle(path) {
-                return Err(CheckpointError::Pickle { path: path.to_path_buf() }.into());
-            }
             if !path.is_file() {
                 return Err(not_found().into());
+            }
+            if is_pickle(path) {
+                return Err(CheckpointError::Pickle { path: path.to_path_buf() }.into());
             }
             return match path.extension().and_then(|e| e.to_str()) {
                 Some("json") => Self::from_index(path, path),
@@ -167,7 +166,7 @@ impl Checkpoint {
         let line = |(tune, stored): (&String, &StoredTensor)| TensorSummary {
             name: stored.name.clone(),
             torchtune: tune.clone(),
-            dtype: stored.dtype.as_ref().map_or_else(Clone::clone, |d| d.safetensors_name().to_string()),
+            dtype: dtype_name(&stored.dtype),
             shape: stored.shape.clone(),
             file: self.files[stored.parts[0].file].clone(),
         };
@@ -176,7 +175,11 @@ impl Checkpoint {
 
     /// The folder that `config.json` and `preprocessor_config.json` would lie in.
     pub fn folder(&self) -> &Path {
-        if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
+        if self.path.is_dir() {
+            return &self.path;
+        }
+        // The parent of a bare file name is the empty path.
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// Reads the configuration beside the weights.
@@ -231,7 +234,7 @@ impl Checkpoint {
         }
         let folder = index.parent().unwrap_or(Path::new("."));
         let mut gathering = Gathering::new(path, false);
-        gathering.num_tensors = weight_map.len() - shards.values().map(BTreeSet::len).sum::<usize>();
+        gathering.num_other_tensors = weight_map.len() - shards.values().map(BTreeSet::len).sum::<usize>();
         for (shard, wanted) in shards {
             let file = folder.join(shard);
             if !file.is_file() {
@@ -256,109 +259,9 @@ impl Checkpoint {
     }
 }
 
-/// A checkpoint whose files are still being read.
-struct Gathering {
-    path: PathBuf,
-    ranks: bool,
-    format: Option<(NameFormat, String)>,
-    files: Vec<PathBuf>,
-    tensors: BTreeMap<String, StoredTensor>,
-    num_tensors: usize,
-}
-
-impl Gathering {
-    fn new(path: &Path, ranks: bool) -> Self {
-        let path = path.to_path_buf();
-        Self { path, ranks, format: None, files: Vec::new(), tensors: BTreeMap::new(), num_tensors: 0 }
-    }
-
-    /// Adds the encoder's tensors of a file that are `wanted`; returns their stored names.
-    fn add_file(&mut self, path: PathBuf, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-        let file = MappedFile::open(&path)?;
-        let damaged =
-            |e: safetensors::SafeTensorError| CheckpointError::Damaged { path: path.clone(), reason: e.to_string() };
-        let (header_len, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(damaged)?;
-        let data_start = header_len + size_of::<u64>();
-        let number = self.files.len();
-        self.files.push(path.clone());
-        let mut found = Vec::new();
-        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| wanted(name)) {
-            let Some((format, tune)) = names::recognise(&name) else {
-                self.num_tensors += 1;
-                continue;
-            };
-            self.agree_on_format(format, &name)?;
-            let dtype = match info.dtype {
-                safetensors::Dtype::F32 => Ok(Dtype::F32),
-                safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
-                safetensors::Dtype::F16 => Ok(Dtype::F16),
-                other => Err(format!("{other:?}")),
-            };
-            let (start, end) = info.data_offsets;
-            let tensor = dtype.as_ref().ok().map(|&dtype| {
-                Tensor::mapped(dtype, info.shape.clone(), file.clone(), data_start + start..data_start + end)
-            });
-            let part = Part { shape: info.shape.clone(), tensor, file: number };
-            self.add_part(tune, name.clone(), dtype, part)?;
-            found.push(name);
-        }
-        Ok(found)
-    }
-
-    fn agree_on_format(&mut self, format: NameFormat, name: &str) -> Result<()> {
-        let (agreed, first) = self.format.get_or_insert_with(|| (format, name.to_string()));
-        if *agreed == format {
-            return Ok(());
-        }
-        Err(CheckpointError::MixedNames { first: first.clone(), second: name.to_string() }.into())
-    }
-
-    fn add_part(
-        &mut self,
-        tune: String,
-        name: String,
-        dtype: std::result::Result<Dtype, String>,
-        part: Part,
-    ) -> Result<()> {
-        let file = part.file;
-        match self.tensors.entry(tune) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let shape = part.shape.clone();
-                entry.insert(StoredTensor { name, dtype, shape, parts: vec![part] });
-            }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                if !self.ranks || entry.get().parts.iter().any(|p| p.file == file) {
-                    let place = |file: usize, name: &str| format!("{} ({name})", self.files[file].display());
-                    return Err(CheckpointError::Repeated {
-                        tensor: entry.key().clone(),
-                        first: place(entry.get().parts[0].file, &entry.get().name),
-                        second: place(file, &name),
-                    }
-                    .into());
-                }
-                let joined = names::rank_dimension(entry.key());
-                let stored = entry.get_mut();
-                if let Some(dimension) = joined.filter(|d| *d < stored.shape.len() && *d < part.shape.len()) {
-                    stored.shape[dimension] = stored.shape[dimension].saturating_add(part.shape[dimension]);
-                    stored.parts.push(part);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Checkpoint> {
-        let Some((format, _)) = self.format else {
-            return Err(CheckpointError::NotAnEncoder { path: self.path, num_tensors: self.num_tensors }.into());
-        };
-        Ok(Checkpoint {
-            path: self.path,
-            format,
-            files: self.files,
-            tensors: self.tensors,
-            num_other_tensors: self.num_tensors,
-        })
-    }
+/// An element type as safetensors files name it.
+fn dtype_name(dtype: &std::result::Result<Dtype, String>) -> String {
+    dtype.as_ref().map_or_else(Clone::clone, |dtype| dtype.safetensors_name().to_string())
 }
 
 /// PyTorch's own files are Python pickles.

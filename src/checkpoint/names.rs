@@ -108,20 +108,34 @@ pub(super) fn recognise(stored: &str) -> Option<(NameFormat, String)> {
 
 /// A tensor's name as `format` writes it; the inverse of [`recognise`].
 pub(super) fn stored_name(tune: &str, format: NameFormat) -> String {
-    let projection = tune.starts_with("projection.output.");
     let prefix = PREFIXES
         .iter()
-        .find(|(f, p, _)| *f == format && (*p == projection || format == NameFormat::Torchtune))
+        .find(|(f, p, _)| *f == format && (*p == is_projection(tune) || format == NameFormat::Torchtune))
         .map_or("", |(_, _, prefix)| *prefix);
+    format!("{prefix}{}", without_prefix(tune, format))
+}
+
+/// A tensor's name in a checkpoint of `format` where torchtune's `known` is called `stored`: behind the same prefix.
+pub(super) fn name_beside(tune: &str, format: NameFormat, known: &str, stored: &str) -> Option<String> {
+    let prefix = stored.strip_suffix(&without_prefix(known, format))?;
+    let same_prefix = format == NameFormat::Torchtune || is_projection(tune) == is_projection(known);
+    same_prefix.then(|| format!("{prefix}{}", without_prefix(tune, format)))
+}
+
+fn without_prefix(tune: &str, format: NameFormat) -> String {
     let model = MODEL.iter().find(|row| row.0 == tune).map(|row| in_format(row, format).to_string());
-    let name = model.or_else(|| {
+    let layer = || {
         STACKS.iter().find_map(|stack| {
             let (number, leaf) = split_layer(tune, stack.0)?;
             let row = LAYER.iter().find(|row| row.0 == leaf)?;
             Some(format!("{}.{number}.{}", in_format(stack, format), in_format(row, format)))
         })
-    });
-    format!("{prefix}{}", name.as_deref().unwrap_or(tune))
+    };
+    model.or_else(layer).unwrap_or_else(|| tune.to_string())
+}
+
+fn is_projection(tune: &str) -> bool {
+    tune.starts_with("projection.output.")
 }
 
 /// The dimension along which Meta's model-parallel ranks each hold a part of a tensor; none where every rank holds all
@@ -160,14 +174,13 @@ fn in_format(row: &Row, format: NameFormat) -> &'static str {
 }
 
 fn to_torchtune(name: &str, format: NameFormat, projection: bool) -> Option<String> {
-    let is_projection = |row: &Row| row.0.starts_with("projection.");
     let fits = |row: &&Row| in_format(row, format) == name && !name.is_empty();
     if format == NameFormat::Torchtune || projection {
-        let row = MODEL.iter().filter(fits).find(|row| is_projection(row) || !projection);
+        let row = MODEL.iter().filter(fits).find(|row| is_projection(row.0) || !projection);
         if row.is_some() || projection {
             return row.map(|row| row.0.to_string());
         }
-    } else if let Some(row) = MODEL.iter().filter(fits).find(|row| !is_projection(row)) {
+    } else if let Some(row) = MODEL.iter().filter(fits).find(|row| !is_projection(row.0)) {
         return Some(row.0.to_string());
     }
     STACKS.iter().find_map(|stack| {

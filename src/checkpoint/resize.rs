@@ -40,7 +40,16 @@ pub(super) fn check(
 }
 
 /// Brings a table that passed [`check`] to `config`'s size; untouched, to the bit, where it fits already.
-pub(super) fn resize(tune: &str, tensor: Tensor, config: &EncoderConfig) -> Tensor {
+///
+/// # Errors
+/// [`CheckpointError::Resize`] where there is no memory for a table of `config`'s size, which is the configuration's
+/// word alone: no file has to hold it.
+pub(super) fn resize(
+    stored_name: &str,
+    tune: &str,
+    tensor: Tensor,
+    config: &EncoderConfig,
+) -> Result<Tensor, CheckpointError> {
     let (tiles, side, width) = (config.max_num_tiles, config.patches_per_side(), config.clip_embed_dim);
     let tokens = config.num_tokens();
     let expected = match tune {
@@ -49,7 +58,13 @@ pub(super) fn resize(tune: &str, tensor: Tensor, config: &EncoderConfig) -> Tens
         _ => vec![tiles, tiles, 1, width],
     };
     if tensor.shape() == expected {
-        return tensor;
+        return Ok(tensor);
+    }
+    // The grid, perhaps once more in another order, and the result in its own type.
+    let bytes = expected.iter().fold(3 * size_of::<f32>(), |bytes, size| bytes.saturating_mul(*size));
+    if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
+        let reason = format!("a table of shape {expected:?} needs {bytes} bytes of memory, which could not be had");
+        return Err(CheckpointError::Resize { tensor: stored_name.to_string(), reason });
     }
     let wide = tensor.to_f32();
     let resized = match *tensor.shape() {
@@ -60,12 +75,12 @@ pub(super) fn resize(tune: &str, tensor: Tensor, config: &EncoderConfig) -> Tens
         }
         [old_tiles, _, 1, _] if tune != GLOBAL_POSITIONS => bilinear(&wide, old_tiles, tiles, width),
         [old_tiles, _, old_tokens, _] => global(&wide, [old_tiles, old_tokens], tiles, side, width),
-        _ => return tensor,
+        _ => return Ok(tensor),
     };
     // The result takes the stored type, as torch's interpolation of a half-precision table does.
     let mut bytes = Vec::new();
     tensor.dtype().narrow(&resized, &mut bytes);
-    Tensor::owned(tensor.dtype(), expected, bytes)
+    Ok(Tensor::owned(tensor.dtype(), expected, bytes))
 }
 
 /// The global table: class tokens over the grid of tiles, patches over the one canvas that all tiles form.

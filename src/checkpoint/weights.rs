@@ -181,7 +181,7 @@ impl Loading<'_> {
         let missing: Vec<_> = expected.iter().filter(|e| self.checkpoint.stored(&e.name).is_none()).collect();
         if let Some(first) = missing.first() {
             return Err(CheckpointError::Missing {
-                tensor: stored_name(&first.name, self.format),
+                tensor: self.name(&first.name),
                 num_missing: missing.len(),
                 num_expected: expected.len(),
             }
@@ -225,9 +225,15 @@ impl Loading<'_> {
         tables.contains(&tune) && config.has_tile_embeddings() && self.format != NameFormat::HuggingFace
     }
 
+    /// What this checkpoint would call a tensor, with the prefix of those it has.
+    fn name(&self, tune: &str) -> String {
+        let beside =
+            |(known, stored): (&String, &StoredTensor)| names::name_beside(tune, self.format, known, &stored.name);
+        self.checkpoint.tensors.iter().find_map(beside).unwrap_or_else(|| stored_name(tune, self.format))
+    }
+
     fn stored(&self, tune: &str) -> Result<&StoredTensor> {
-        let missing =
-            || CheckpointError::Missing { tensor: stored_name(tune, self.format), num_missing: 1, num_expected: 1 };
+        let missing = || CheckpointError::Missing { tensor: self.name(tune), num_missing: 1, num_expected: 1 };
         Ok(self.checkpoint.stored(tune).ok_or_else(missing)?)
     }
 
@@ -279,7 +285,10 @@ impl Loading<'_> {
         let (token_positions, tables) = if gated {
             let resized = |tune: &str| -> Result<Tensor> {
                 let tensor = self.tensor(tune)?;
-                Ok(if self.is_resizable(tune, config) { resize::resize(tune, tensor, config) } else { tensor })
+                match self.is_resizable(tune, config) {
+                    true => Ok(resize::resize(&self.stored(tune)?.name, tune, tensor, config)?),
+                    false => Ok(tensor),
+                }
             };
             let gate = |table: &str| -> Result<f32> { Ok(self.vector(&gate_of(table))?[0]) };
             let local = resized(names::LOCAL_POSITIONS)?.to_f32();

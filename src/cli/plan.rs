@@ -10,7 +10,7 @@ use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::plan::{BatchShape, ImageShape, LayoutRules, Place, Plan, Precision, Semantics, Stack, Step};
+use crate::plan::{BatchShape, LayoutRules, Place, Plan, Precision, Semantics, Stack, Step};
 
 /// Print what an encode would do: steps, FLOPs, bytes, memory
 #[derive(Args)]
@@ -89,9 +89,7 @@ fn build(
         blocks_are_equal: &|a, b| tables.map_or(a == b, |tables| tables.blocks_are_equal(a, b)),
         collapse: !arguments.no_collapse,
     };
-    let sequence = |(number, grid): (usize, &Grid)| {
-        rules.sequence(&ImageShape::of_picture(config, semantics, [grid.down, grid.across]), number)
-    };
+    let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
     Plan::build(config, &BatchShape { images }, Precision { activations: Dtype::F32, weights })
 }

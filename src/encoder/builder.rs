@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, RandomWeights, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
 use crate::dtype::Dtype;
-use crate::error::{CheckpointError, InputError, Result};
+use crate::error::{InputError, Result};
 use crate::image::Preprocess;
 use crate::plan::Semantics;
 
@@ -124,7 +124,10 @@ impl EncoderBuilder {
                 self.config.get_or_insert_with(demo_config);
                 RandomWeights::new(&demo_config(), Dtype::Bf16, 0)?.in_memory()
             }
-            None => return Err(CheckpointError::NotFound { path: PathBuf::new() }.into()),
+            None => {
+                let reason = "name a model with model, checkpoint or demo";
+                return Err(InputError::Unavailable { option: "model", found: "none".to_string(), reason }.into());
+            }
         };
         let config = match self.config {
             Some(config) => config.validated()?,

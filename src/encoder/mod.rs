@@ -8,7 +8,7 @@ use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
-use crate::plan::{BatchShape, ImageShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
+use crate::plan::{BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
 pub use device::Device;
 pub use pixels::{PixelEncodings, Pixels};
@@ -135,9 +135,10 @@ impl Encoder {
     /// [`InputError::Shape`] where tiles are not `[h·w, channels, s, s]`, [`InputError::AspectRatio`],
     /// [`InputError::NotFinite`], [`InputError::OutOfMemory`], [`Error::NotFinite`].
     pub fn encode_tiles(&mut self, tiles: &[Tiles]) -> Result<Encodings> {
-        let num_rows = tiles.iter().map(|tiles| tiles.num_tiles() * self.config.num_tokens()).sum::<usize>();
-        let mut embeddings = zeros(num_rows, self.config.decoder_embed_dim)?;
-        self.encode_tiles_into(tiles, &mut embeddings)?;
+        let images = self.picture_layouts(tiles)?;
+        let num_tiles: usize = tiles.iter().map(Tiles::num_tiles).sum();
+        let mut embeddings = zeros(num_tiles.saturating_mul(self.config.num_tokens()), self.config.decoder_embed_dim)?;
+        self.run_all(images, &mut embeddings)?;
         Ok(Encodings {
             embeddings,
             aspect_ratios: tiles.iter().map(|tiles| tiles.aspect_ratio).collect(),
@@ -151,44 +152,46 @@ impl Encoder {
     /// # Errors
     /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
-        let mut images = Vec::with_capacity(tiles.len());
-        for (number, tiles) in tiles.iter().enumerate() {
-            let num_tiles = tiles.num_tiles();
+        let images = self.picture_layouts(tiles)?;
+        self.run_all(images, embeddings)
+    }
+
+    /// Each picture's rows and pixels, once its tiles are known to be what they are said to be.
+    fn picture_layouts<'a>(&self, tiles: &'a [Tiles]) -> Result<Vec<(SequenceLayout, &'a [f32])>> {
+        let layout = |(number, tiles): (usize, &'a Tiles)| {
+            let [height, width] = tiles.aspect_ratio;
+            let num_tiles = height.saturating_mul(width);
             if num_tiles == 0 {
                 return Err(InputError::Empty { name: "tiles of an image" }.into());
             }
             require_len("pixels", num_tiles, self.config.tile_len(), &tiles.pixels)?;
             pixels::require_finite(&tiles.pixels)?;
-            let image = ImageShape::of_picture(&self.config, self.semantics, tiles.aspect_ratio);
-            images.push((self.layout(&image, number)?, &tiles.pixels[..]));
-        }
-        self.run_all(images, embeddings)
+            Ok((self.rules(|rules| rules.picture(tiles.aspect_ratio, number))?, &tiles.pixels[..]))
+        };
+        tiles.iter().enumerate().map(layout).collect()
     }
 
-    /// The plan for one image of `aspect_ratio` (tiles down, tiles across): what a call would do, without doing it.
+    /// The plan for pictures of these aspect ratios (tiles down, tiles across): what a call would do, without doing it.
     ///
     /// # Errors
     /// Those of the aspect ratio.
     pub fn plan(&self, aspect_ratios: &[[usize; 2]]) -> Result<Plan> {
-        let layout = |(number, &aspect_ratio): (usize, &[usize; 2])| {
-            let image = ImageShape::of_picture(&self.config, self.semantics, aspect_ratio);
-            self.layout(&image, number)
-        };
+        let layout =
+            |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
         let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
         Plan::build(&self.config, &BatchShape { images }, self.precision())
     }
 
-    /// The rows of an image.
-    fn layout(&self, image: &ImageShape, number: usize) -> Result<SequenceLayout> {
+    /// Hands the rules of this encoder's rows to `lay_out`.
+    fn rules<T>(&self, lay_out: impl FnOnce(&LayoutRules) -> T) -> T {
         let tables = self.backend.weights().tables.as_ref();
-        let rules = LayoutRules {
+        lay_out(&LayoutRules {
             config: &self.config,
             semantics: self.semantics,
             blocks: tables.map(|tables| &tables.blocks),
             blocks_are_equal: &|a, b| tables.is_none_or(|tables| tables.blocks_are_equal(a, b)),
             collapse: self.collapse,
-        };
-        rules.sequence(image, number)
+        })
     }
 
     /// Runs images, each with its pixels, in batches that keep the tile budget.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{Encoder, zeros};
 use crate::config::EncoderConfig;
 use crate::error::{InputError, Result};
-use crate::plan::{ImageShape, Semantics};
+use crate::plan::ImageShape;
 
 /// Preprocessed tiles, as torchtune's and Hugging Face's models take them.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ impl Encoder {
             let num_real = aspect_ratio[0].saturating_mul(aspect_ratio[1]).min(num_tiles);
             let image =
                 ImageShape { aspect_ratio, tiles: sources(tiles, config.tile_len(), num_real), padding_output: true };
-            images.push((self.layout(&image, number)?, tiles));
+            images.push((self.rules(|rules| rules.sequence(&image, number))?, tiles));
         }
         let rows_each = images_each * num_tiles * config.num_tokens();
         let width = config.decoder_embed_dim;
@@ -88,20 +88,6 @@ impl Encoder {
             Ok([side(height)?, side(width)?])
         };
         given.iter().enumerate().map(check).collect()
-    }
-}
-
-impl ImageShape {
-    /// A picture cut into `aspect_ratio`, as [`Encoder::encode`] would run it.
-    pub fn of_picture(config: &EncoderConfig, semantics: Semantics, aspect_ratio: [usize; 2]) -> Self {
-        let num_tiles = aspect_ratio[0].saturating_mul(aspect_ratio[1]);
-        // Meta and Hugging Face fill an image up with tiles of zeros.
-        let padding = match semantics {
-            Semantics::Meta => config.max_num_tiles.saturating_sub(num_tiles),
-            Semantics::Torchtune => 0,
-        };
-        let tiles = (0..num_tiles).map(Some).chain(std::iter::repeat_n(None, padding)).collect();
-        Self { aspect_ratio, tiles, padding_output: false }
     }
 }
 
@@ -145,7 +131,7 @@ pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
     values.par_chunks(CHUNK).enumerate().find_map_first(|(chunk, values)| {
         // Multiplying by zero keeps exactly what is not finite, and a sum has no branch.
         let poison: f32 = values.iter().map(|x| x * 0.0).sum();
-        let index = values.iter().position(|x| !x.is_finite()).filter(|_| poison != 0.0);
+        let index = if poison == 0.0 { None } else { values.iter().position(|x| !x.is_finite()) };
         index.map(|index| chunk * CHUNK + index)
     })
 }

@@ -160,6 +160,26 @@ impl Rows {
 }
 
 impl LayoutRules<'_> {
+    /// The rows of a picture cut into `aspect_ratio` (tiles down, tiles across), whose embeddings leave out padding
+    /// tiles; `number` is its number in the batch.
+    ///
+    /// # Errors
+    /// As [`sequence`](Self::sequence), and [`InputError::OutOfMemory`].
+    pub fn picture(&self, aspect_ratio: [usize; 2], number: usize) -> Result<SequenceLayout> {
+        self.check_sides(aspect_ratio, number)?;
+        let num_tiles = aspect_ratio[0].saturating_mul(aspect_ratio[1]);
+        // Meta and Hugging Face fill an image up with tiles of zeros.
+        let padding = match self.semantics {
+            Semantics::Meta => self.config.max_num_tiles.saturating_sub(num_tiles),
+            Semantics::Torchtune => 0,
+        };
+        let mut tiles = Vec::new();
+        let bytes = (num_tiles as u64).saturating_mul(size_of::<Option<usize>>() as u64);
+        tiles.try_reserve_exact(num_tiles.max(padding)).map_err(|_| InputError::OutOfMemory { bytes })?;
+        tiles.extend((0..num_tiles).map(Some).chain(std::iter::repeat_n(None, padding)));
+        self.sequence(&ImageShape { aspect_ratio, tiles, padding_output: false }, number)
+    }
+
     /// The rows of `image`, number `number` of its batch.
     ///
     /// # Errors
@@ -213,6 +233,16 @@ impl LayoutRules<'_> {
         (tiles, output)
     }
 
+    /// The position tables hold T×T tiles, and nothing beyond.
+    fn check_sides(&self, aspect_ratio: [usize; 2], number: usize) -> Result<()> {
+        let max_num_tiles = self.config.max_num_tiles;
+        if self.blocks.is_none() || aspect_ratio.iter().all(|side| *side <= max_num_tiles) {
+            return Ok(());
+        }
+        let [height, width] = aspect_ratio.map(|side| i64::try_from(side).unwrap_or(i64::MAX));
+        Err(InputError::AspectRatio { image: number, max_num_tiles, height, width }.into())
+    }
+
     /// Checks an image's tiles against its aspect ratio; returns how many see everything.
     fn num_real_tiles(&self, image: &ImageShape, number: usize) -> Result<usize> {
         let num_tiles = image.tiles.len();
@@ -225,11 +255,8 @@ impl LayoutRules<'_> {
         }
         // torchtune's model for one tile does not read the aspect ratio: every tile it is given is real.
         let Some(blocks) = self.blocks else { return Ok(num_tiles) };
+        self.check_sides(image.aspect_ratio, number)?;
         let [height, width] = image.aspect_ratio;
-        if height > max_num_tiles || width > max_num_tiles {
-            let [height, width] = [height, width].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
-            return Err(InputError::AspectRatio { image: number, max_num_tiles, height, width }.into());
-        }
         if height * width > num_tiles {
             return Err(InputError::TooFewTiles { image: number, height, width, num_tiles }.into());
         }
