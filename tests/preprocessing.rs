@@ -77,11 +77,6 @@ fn tiny_pictures_are_torchtunes() {
         let rounded = Preprocessor::new(&config(28), Preprocess::TorchtuneBf16).unwrap().tiles(&image).unwrap();
         let expected = golden.bf16(&format!("image{k}.bf16")).1;
         assert_eq!(aspect_ratio, rounded.aspect_ratio.map(|tiles| tiles as i64));
-        println!(
-            "bf16 {:e} {}",
-            largest_difference(&expected, &rounded.pixels),
-            expected.iter().zip(&rounded.pixels).filter(|(a, b)| a != b).count()
-        );
         assert_eq!(difference(&expected, &rounded.pixels), None, "picture {k}");
     }
 }

@@ -5,6 +5,8 @@
 //! to a backend in the model's own order.
 
 mod gathering;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod map;
 mod names;
 mod random;

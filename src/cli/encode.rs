@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some((path, file)) = report {
         let report = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": super::VERSION,
             "semantics": encoder.semantics().name(),
             "threads": encoder.num_threads(),
             "weights": encoder.precision().weights.to_string(),

@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
         Err(error) => (None, Err(error)),
     };
-    let verdict = loaded.as_ref().map(|()| ()).map_err(ToString::to_string);
+    let verdict = loaded.as_ref().copied().map_err(ToString::to_string);
     if arguments.json {
         print_json(&checkpoint, config.as_ref(), semantics, &tensors, &verdict);
     } else {

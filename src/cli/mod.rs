@@ -16,9 +16,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// The release and the commit it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("TILESIGHT_COMMIT"));
+
 /// The Llama 3.2 Vision encoder: images in, the decoder's cross-attention embeddings out.
 #[derive(Parser)]
-#[command(name = "tilesight", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "tilesight", version = VERSION, about, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Start with `tilesight encode PICTURE`: without --model it runs a small built-in model with random \
 weights. `tilesight random --preset 11b --output DIR` writes a full-size checkpoint to try things on."

@@ -48,8 +48,8 @@ impl Geometry {
 /// The model, and what function of its weights is meant.
 #[derive(Args, Clone)]
 pub(super) struct Model {
-    /// The checkpoint: a folder, a .safetensors file, or an index of shards [default: a built-in demo model with
-    /// random weights]
+    /// The checkpoint: a folder, a .safetensors file, an index of shards, or, in a build with the feature `hub`,
+    /// OWNER/NAME on the Hugging Face Hub [default: a built-in demo model with random weights]
     #[arg(long, value_name = "DIR")]
     pub(super) model: Option<PathBuf>,
     #[command(flatten)]
@@ -194,12 +194,17 @@ impl Model {
 }
 
 /// A path as it is; a name of the form OWNER/NAME that is no path here, from the hub.
+#[cfg(feature = "hub")]
 fn resolve(model: &Path) -> Result<PathBuf> {
-    #[cfg(feature = "hub")]
-    if !model.exists()
-        && let Some(name) = crate::checkpoint::hub::repository_name(model)
-    {
-        return crate::checkpoint::hub::fetch(name, &super::progress::Transfer::new());
+    use crate::checkpoint::hub;
+    match hub::repository_name(model).filter(|_| !model.exists()) {
+        Some(name) => hub::fetch(name, &super::progress::Transfer::new()),
+        None => Ok(model.to_path_buf()),
     }
+}
+
+/// A path as it is: this build does not ask the hub.
+#[cfg(not(feature = "hub"))]
+fn resolve(model: &Path) -> Result<PathBuf> {
     Ok(model.to_path_buf())
 }

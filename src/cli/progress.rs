@@ -12,8 +12,32 @@ pub(super) fn bar(len: u64, what: &'static str) -> ProgressBar {
 
 /// A bar over bytes.
 pub(super) fn bytes_bar(len: u64, what: &'static str) -> ProgressBar {
-    styled(len, "{prefix:>9} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} eta {eta}")
-        .with_prefix(what)
+    styled(
+        len,
+        "{prefix:>9} [{bar:32}] {decimal_bytes}/{decimal_total_bytes} {wide_msg} {decimal_bytes_per_sec} eta {eta}",
+    )
+    .with_prefix(what)
+}
+
+/// A bar for each file of a transfer.
+#[cfg(feature = "hub")]
+#[derive(Clone)]
+pub(super) struct Transfer(ProgressBar);
+
+#[cfg(feature = "hub")]
+impl Transfer {
+    pub(super) fn new() -> Self {
+        Self(bytes_bar(0, "fetching"))
+    }
+}
+
+#[cfg(feature = "hub")]
+impl crate::checkpoint::hub::Transfer for Transfer {
+    fn progress(&self, file: &str, completed: u64, total: u64) {
+        self.0.set_message(file.to_string());
+        self.0.set_length(total);
+        self.0.set_position(completed);
+    }
 }
 
 fn styled(len: u64, template: &str) -> ProgressBar {

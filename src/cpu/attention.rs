@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::exp;
@@ -110,13 +110,13 @@ impl Sequence<'_> {
             let k = self.part(1, task.head, keys.clone());
             matmul(place, Accum::Replace, queries, k.transpose(), scale, Par::Seq);
             self.add_multiplicities(scores, &keys);
-            Arch::new().dispatch(|| {
-                let rows = scores.chunks_exact_mut(keys.len()).zip(sums.chunks_exact_mut(self.head_dim));
-                let running = scratch.maxima.iter_mut().zip(&mut scratch.totals);
-                for ((scores, sums), (maximum, total)) in rows.zip(running) {
-                    let correction = weigh(scores, maximum, total);
-                    sums.iter_mut().for_each(|sum| *sum *= correction);
-                }
+            Arch::new().dispatch(WeighBlock {
+                scores,
+                num_keys: keys.len(),
+                sums,
+                width: self.head_dim,
+                maxima: &mut scratch.maxima,
+                totals: &mut scratch.totals,
             });
             let weights = MatRef::from_row_major_slice(scores, num_queries, keys.len());
             let place = MatMut::from_row_major_slice_mut(&mut *sums, num_queries, self.head_dim);
@@ -143,6 +143,33 @@ impl Sequence<'_> {
 
 /// Lanes of the running maximum and sum.
 const LANES: usize = 32;
+
+/// [`weigh`]s the rows of a block of scores, and rescales what was gathered for each; run it through `Arch::dispatch`.
+struct WeighBlock<'a> {
+    /// `[queries, num_keys]`.
+    scores: &'a mut [f32],
+    num_keys: usize,
+    /// `[queries, width]`.
+    sums: &'a mut [f32],
+    width: usize,
+    maxima: &'a mut [f32],
+    totals: &'a mut [f32],
+}
+
+impl WithSimd for WeighBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let rows = self.scores.chunks_exact_mut(self.num_keys).zip(self.sums.chunks_exact_mut(self.width));
+        for ((scores, sums), (maximum, total)) in rows.zip(self.maxima.iter_mut().zip(self.totals)) {
+            let correction = weigh(scores, maximum, total);
+            for sum in sums {
+                *sum *= correction;
+            }
+        }
+    }
+}
 
 /// Turns a row of scores into e^(score − m'), brings m and l up to date and returns e^(m − m').
 #[inline(always)]

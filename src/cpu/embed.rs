@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::norm::normalise;
+use super::norm::Normalise;
 use crate::checkpoint::{TokenPositions, VisionWeights};
 use crate::config::EncoderConfig;
 use crate::plan::{ComputedTile, SequenceLayout};
@@ -76,7 +76,7 @@ pub(super) fn tile_position(
                     }
                 }
             }
-            Arch::new().dispatch(|| normalise(token, &weights.layernorm_pre));
+            Arch::new().dispatch(Normalise { rows: token, norm: &weights.layernorm_pre });
         },
     );
 }
@@ -113,7 +113,7 @@ pub(super) fn tile_norm(
                 None => (row, image.tiles[row / tokens].block),
             };
             token.copy_from_slice(&stream[source * width..(source + 1) * width]);
-            Arch::new().dispatch(|| normalise(token, &weights.layernorm_post));
+            Arch::new().dispatch(Normalise { rows: token, norm: &weights.layernorm_post });
             if let Some((tables, block)) = tables.zip(block) {
                 tables.post_tile.widen_into(block * width..(block + 1) * width, added);
                 add_scaled(token, added, gate);

@@ -42,6 +42,9 @@ pub(super) struct Output<'a> {
     pub(super) sequences: &'a [Range<usize>],
 }
 
+/// Called with a row's columns that were just computed, and the rows of the weight they come from.
+pub(super) type Finish<'a> = dyn Fn(&mut [f32], Range<usize>) + Sync + 'a;
+
 /// Whether a product replaces what stands in its place, or is scaled and added to it.
 #[derive(Clone, Copy)]
 pub(super) enum Into {
@@ -64,7 +67,7 @@ impl Multiplier {
         weight: &Tensor,
         output: Output,
         into: Into,
-        finish: Option<&(dyn Fn(&mut [f32], Range<usize>) + Sync)>,
+        finish: Option<&Finish>,
     ) {
         let num_outputs = weight.num_elements() / input.width;
         let (accumulate, scale) = match into {

@@ -1,9 +1,12 @@
 //! The two transcendental functions of the encoder, in f32 and without branches, so that loops over them vectorise.
 //!
 //! Coefficients are minimax fits made for this file; the tests hold them against float64. Loops that use them run
-//! under `pulp`, which compiles them once for each instruction set and picks at run time.
+//! through `pulp`, which compiles them once for each instruction set and picks at run time; it reaches only what is
+//! inlined into a `WithSimd`, which a closure need not be.
 
 use std::f32::consts::LOG2_E;
+
+use pulp::{Simd, WithSimd};
 
 /// eˣ for x ≤ 0, relative error below 2e-7; arguments under −87 give e⁻⁸⁷, which is zero next to any sum of weights.
 #[inline(always)]
@@ -11,7 +14,7 @@ pub(super) fn exp(x: f32) -> f32 {
     // Adding 1.5·2²³ leaves the rounded integer in the low bits of the mantissa.
     const MAGIC: f32 = 12_582_912.0;
     // ln 2 in two parts, the first short enough that its product with any exponent is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.max(-87.0);
     let shifted = x.mul_add(LOG2_E, MAGIC);
@@ -48,6 +51,23 @@ pub(super) fn gelu(x: f32) -> f32 {
     let q = q.mul_add(z, 7.978_845e-1);
     let tail = 0.5 * exp(-a * q);
     x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// `gelu(x + bias)` of a row in place; run it through `Arch::dispatch`.
+pub(super) struct BiasGelu<'a> {
+    pub(super) row: &'a mut [f32],
+    pub(super) bias: &'a [f32],
+}
+
+impl WithSimd for BiasGelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (x, bias) in self.row.iter_mut().zip(self.bias) {
+            *x = gelu(*x + bias);
+        }
+    }
 }
 
 #[cfg(test)]

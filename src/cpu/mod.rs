@@ -190,9 +190,7 @@ impl Walk<'_> {
             NormLinear::Fc1 => {
                 let bias = &layer.fc1.bias;
                 let finish = |row: &mut [f32], outputs: Range<usize>| {
-                    Arch::new().dispatch(|| {
-                        row.iter_mut().zip(&bias[outputs.clone()]).for_each(|(x, bias)| *x = math::gelu(*x + bias));
-                    });
+                    Arch::new().dispatch(math::BiasGelu { row, bias: &bias[outputs] });
                 };
                 let output = Output { values, width: full_width, start: 0, sequences: &sequences };
                 self.multiplier.multiply(input, &layer.fc1.weight, output, Into::Place, Some(&finish));

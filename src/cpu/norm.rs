@@ -1,6 +1,6 @@
 //! Layer norm of rows: two passes in f32, biased variance.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::checkpoint::Norm;
@@ -14,28 +14,34 @@ const LANES: usize = 32;
 
 /// `output[r] = (input[r] − mean) / √(variance + eps) · weight + bias` for every row of `width` elements.
 pub(super) fn layer_norm(input: &[f32], norm: &Norm, output: &mut [f32]) {
-    let width = norm.weight.len();
-    let arch = Arch::new();
-    let tasks = output.par_chunks_mut(ROWS * width).zip(input.par_chunks(ROWS * width));
-    tasks.for_each(|(output, input)| {
-        arch.dispatch(|| {
-            for (output, input) in output.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
-                output.copy_from_slice(input);
-                normalise(output, norm);
-            }
-        });
+    let len = ROWS * norm.weight.len();
+    output.par_chunks_mut(len).zip(input.par_chunks(len)).for_each(|(output, input)| {
+        output.copy_from_slice(input);
+        Arch::new().dispatch(Normalise { rows: output, norm });
     });
 }
 
-/// [`layer_norm`] of one row in place; call it under `Arch::dispatch`.
-#[inline(always)]
-pub(super) fn normalise(row: &mut [f32], norm: &Norm) {
-    let len = row.len() as f32;
-    let mean = sum(row, |x| x) / len;
-    let variance = sum(row, |x| (x - mean) * (x - mean)) / len;
-    let scale = 1.0 / (variance + NORM_EPS).sqrt();
-    for ((x, weight), bias) in row.iter_mut().zip(&norm.weight).zip(&norm.bias) {
-        *x = ((*x - mean) * scale).mul_add(*weight, *bias);
+/// Layer norm of whole rows in place; run it through `Arch::dispatch`.
+pub(super) struct Normalise<'a> {
+    pub(super) rows: &'a mut [f32],
+    pub(super) norm: &'a Norm,
+}
+
+impl WithSimd for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Norm { weight, bias } = self.norm;
+        for row in self.rows.chunks_exact_mut(weight.len()) {
+            let len = row.len() as f32;
+            let mean = sum(row, |x| x) / len;
+            let variance = sum(row, |x| (x - mean) * (x - mean)) / len;
+            let scale = 1.0 / (variance + NORM_EPS).sqrt();
+            for ((x, weight), bias) in row.iter_mut().zip(weight).zip(bias) {
+                *x = ((*x - mean) * scale).mul_add(*weight, *bias);
+            }
+        }
     }
 }
 

@@ -27,8 +27,10 @@ pub struct Encoder {
     max_batch_tiles: usize,
     preprocessor: Option<Preprocessor>,
     backend: CpuBackend,
-    observer: Option<Box<dyn FnMut(StepOutput) + Send>>,
+    observer: Option<Observer>,
 }
+
+type Observer = Box<dyn FnMut(StepOutput) + Send>;
 
 /// What a step of the plan wrote; see [`Encoder::observe`].
 pub struct StepOutput<'a> {

@@ -24,8 +24,8 @@ impl Canvas {
 ///
 /// Takes the time of a binary search, whatever the sizes.
 ///
-/// Reference: <https://github.com/meta-pytorch/torchtune/blob/v0.6.1/torchtune/modules/transforms/vision_utils/get_canvas_best_fit.py#L15>
-/// and <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L130>.
+/// Reference: <https://github.com/meta-pytorch/torchtune/blob/v0.6.1/torchtune/modules/transforms/vision_utils/get_canvas_best_fit.py#L17>
+/// and <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L134>.
 ///
 /// # Errors
 /// [`ImageError::Empty`], and [`ImageError::TooNarrow`] where a side would shrink to 0 pixels: torchtune fails then,

@@ -8,7 +8,7 @@ use crate::image::{Image, jpeg, png, webp};
 pub struct Limits {
     /// The most pixels a side may have.
     pub max_side: usize,
-    /// The most pixels a picture may have. Decoding takes some 4 bytes a pixel, a progressive JPEG up to 11.
+    /// The most pixels a picture may have. Decoding takes 3 to 16 bytes a pixel.
     pub max_pixels: usize,
 }
 

@@ -45,9 +45,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
         let mut decoder = header.to_colorspace(color_space).map_err(refuse)?;
         decoder.read_scanlines_into(&mut samples).map_err(refuse)?;
         let rgb = match num_components {
-            1 => samples.iter().flat_map(|&level| [level; 3]).collect(),
+            1 => samples.iter().map(|&level| [level; 3]).collect::<Vec<_>>().into_flattened(),
             3 => samples,
-            _ => samples.as_chunks().0.iter().flat_map(|&cmyk| rgb_from_inverted_cmyk(cmyk)).collect(),
+            _ => samples.as_chunks().0.iter().map(rgb_from_inverted_cmyk).collect::<Vec<_>>().into_flattened(),
         };
         Image::new(width, height, rgb, None)
     })
@@ -64,7 +64,7 @@ fn checked_size(header: &Decompress<Source<'_>>, limits: &Limits) -> Result<(usi
 
 /// Pillow takes every four-component JPEG for Adobe's, whose inks are stored inverted, and makes of ink and black
 /// what `(255 - ink) * (255 - black) / 255`, rounded, leaves of the light.
-fn rgb_from_inverted_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+fn rgb_from_inverted_cmyk(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
     [c, m, y].map(|inverted_ink| {
         let light = u32::from(k);
         let product = u32::from(255 - inverted_ink) * light + 128;

@@ -20,7 +20,10 @@ pub struct Image {
 
 impl Image {
     /// Decodes a JPEG, PNG or WebP picture, told apart by its first bytes. What Pillow 12 would make of the same
-    /// bytes comes out, bit for bit.
+    /// bytes comes out, bit for bit. A little more is refused: a PNG must be whole to its last checksum, where Pillow is
+    /// content with the last pixel.
+    ///
+    /// Damaged JPEGs are caught as they unwind, so a program built with `panic = "abort"` ends at the first.
     ///
     /// # Errors
     /// [`ImageError::UnknownFormat`]; [`ImageError::TooLarge`] from the header, before pixels are decoded or memory is
@@ -95,12 +98,15 @@ impl Image {
 
     /// The colours laid over white, `[height, width, 3]`: Hugging Face's `convert_to_rgb`, with the integer rounding
     /// of Pillow's `alpha_composite`.
+    ///
+    /// Reference: <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L496>.
     pub fn over_white(&self) -> Cow<'_, [u8]> {
         let Some(alpha) = &self.alpha else {
             return Cow::Borrowed(&self.rgb);
         };
         let pixels = self.rgb.as_chunks::<3>().0.iter().zip(alpha);
-        Cow::Owned(pixels.flat_map(|(rgb, &alpha)| rgb.map(|level| level_over_white(level, alpha))).collect())
+        let over_white = pixels.map(|(rgb, &alpha)| rgb.map(|level| level_over_white(level, alpha)));
+        Cow::Owned(over_white.collect::<Vec<_>>().into_flattened())
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Reader, Transformations};
 
-use crate::error::{Error, ImageError, InputError, Result};
+use crate::error::{ImageError, Result};
 use crate::image::decode::{Limits, allocate};
 use crate::image::picture::Image;
 
@@ -24,22 +24,25 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let mut samples = allocate::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
     reader.next_frame(&mut samples).map_err(refuse)?;
     let info = reader.info();
-    let (color, alpha) = match info.color_type {
+    let (colors, alpha): (Vec<[u8; 3]>, Option<Vec<u8>>) = match info.color_type {
         ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth), None),
-        ColorType::Grayscale => from_levels(&samples, line_len, width, info)?,
-        ColorType::Indexed => from_palette(&samples, line_len, width, info)?,
+        ColorType::Grayscale => look_up(&levels(info), &samples, line_len, width, info),
+        ColorType::Indexed => look_up(&palette(info), &samples, line_len, width, info),
         ColorType::GrayscaleAlpha => {
             let samples = high_bytes(samples, info.bit_depth);
-            let pixels = samples.as_chunks::<2>().0;
-            (pixels.iter().flat_map(|&[level, _]| [level; 3]).collect(), Some(pixels.iter().map(|p| p[1]).collect()))
+            let pixels = samples.as_chunks().0.iter();
+            (pixels.clone().map(|&[level, _]| [level; 3]).collect(), Some(pixels.map(|&[_, alpha]| alpha).collect()))
         }
         ColorType::Rgba => {
             let samples = high_bytes(samples, info.bit_depth);
-            let pixels = samples.as_chunks::<4>().0;
-            (pixels.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect(), Some(pixels.iter().map(|p| p[3]).collect()))
+            let pixels = samples.as_chunks().0.iter();
+            (
+                pixels.clone().map(|&[r, g, b, _]| [r, g, b]).collect(),
+                Some(pixels.map(|&[_, _, _, alpha]| alpha).collect()),
+            )
         }
     };
-    Image::new(width, height, color, alpha)
+    Image::new(width, height, colors.into_flattened(), alpha)
 }
 
 type Header<'a> = (Reader<Cursor<&'a [u8]>>, (usize, usize));
@@ -66,58 +69,72 @@ fn high_bytes(samples: Vec<u8>, depth: BitDepth) -> Vec<u8> {
     }
 }
 
-/// Colours, `[height, width, 3]`, and alpha, `[height, width]`.
-type ColorAndAlpha = (Vec<u8>, Option<Vec<u8>>);
+/// The colour of each sample of 8 bits or fewer, and its alpha where some are transparent.
+struct Palette {
+    colors: [[u8; 3]; 256],
+    alphas: Option<[u8; 256]>,
+}
 
 /// Greyscale of 1 to 8 bits, spread over 0 to 255. Pillow compares the transparent level with the spread ones, so
 /// that below 8 bits it only ever finds black (and in 1 bit, white).
-fn from_levels(samples: &[u8], line_len: usize, width: usize, info: &Info) -> Result<ColorAndAlpha> {
+fn levels(info: &Info) -> Palette {
     let depth = info.bit_depth as u8;
-    let spread = 255 / ((1u16 << depth) - 1) as u8;
+    let spread = 255 / max_sample(depth);
+    let colors: [[u8; 3]; 256] = std::array::from_fn(|sample| [(sample as u8).wrapping_mul(spread); 3]);
     let transparent = match info.trns.as_deref() {
         Some(&[level]) if depth == 1 => Some(if level == 0 { 0 } else { 255 }),
         Some(&[level]) => Some(level),
         _ => None,
     };
-    let levels = |index: u8| index * spread;
-    let color = unpack(samples, line_len, width, depth).flat_map(|index| [levels(index); 3]).collect();
-    let alpha = transparent.map(|transparent| {
-        let opacity = |index| if levels(index) == transparent { 0 } else { 255 };
-        unpack(samples, line_len, width, depth).map(opacity).collect()
-    });
-    Ok((color, alpha))
+    let alphas = transparent.map(|transparent| colors.map(|[level, ..]| if level == transparent { 0 } else { 255 }));
+    Palette { colors, alphas }
 }
 
-/// Palette pictures; indices beyond the palette are black, and beyond the transparencies opaque.
-fn from_palette(samples: &[u8], line_len: usize, width: usize, info: &Info) -> Result<ColorAndAlpha> {
-    let depth = info.bit_depth as u8;
+/// A palette's own colours; beyond its end they are black, and beyond the transparencies opaque.
+fn palette(info: &Info) -> Palette {
     let mut colors = [[0; 3]; 256];
     for (color, &entry) in colors.iter_mut().zip(info.palette.as_deref().unwrap_or_default().as_chunks::<3>().0) {
         *color = entry;
     }
-    let color = unpack(samples, line_len, width, depth).flat_map(|index| colors[usize::from(index)]).collect();
-    let alpha = info.trns.as_deref().map(|entries| {
-        let opacity = |index| entries.get(usize::from(index)).copied().unwrap_or(255);
-        unpack(samples, line_len, width, depth).map(opacity).collect()
-    });
-    Ok((color, alpha))
+    let alphas = info.trns.as_deref().map(|entries| std::array::from_fn(|k| entries.get(k).copied().unwrap_or(255)));
+    Palette { colors, alphas }
+}
+
+/// The colours of all samples, `[height, width]`, and their alpha.
+fn look_up(
+    palette: &Palette,
+    samples: &[u8],
+    line_len: usize,
+    width: usize,
+    info: &Info,
+) -> (Vec<[u8; 3]>, Option<Vec<u8>>) {
+    let unpacked = || unpack(samples, line_len, width, info.bit_depth as u8).map(usize::from);
+    let colors = unpacked().map(|sample| palette.colors[sample]).collect();
+    (colors, palette.alphas.map(|alphas| unpacked().map(|sample| alphas[sample]).collect()))
+}
+
+fn max_sample(depth: u8) -> u8 {
+    ((1u16 << depth) - 1) as u8
 }
 
 /// Samples of `depth` bits (1, 2, 4 or 8), first in the high bits, each line starting on a byte.
 fn unpack(samples: &[u8], line_len: usize, width: usize, depth: u8) -> impl Iterator<Item = u8> {
     let per_byte = 8 / usize::from(depth);
-    let mask = ((1u16 << depth) - 1) as u8;
+    let mask = max_sample(depth);
     samples.chunks_exact(line_len).flat_map(move |line| {
         (0..width).map(move |x| (line[x / per_byte] >> (8 - usize::from(depth) * (x % per_byte + 1))) & mask)
     })
 }
 
-fn refuse(error: DecodingError) -> Error {
+fn refuse(error: DecodingError) -> ImageError {
     match error {
-        DecodingError::LimitsExceeded => InputError::OutOfMemory { bytes: MAX_DECODER_BYTES as u64 }.into(),
-        DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            ImageError::Damaged { format: FORMAT, reason: "the data ends early".to_string() }.into()
+        DecodingError::LimitsExceeded => {
+            let feature = format!("a line or chunk beyond {MAX_DECODER_BYTES} bytes");
+            ImageError::Unsupported { format: FORMAT, feature }
         }
-        error => ImageError::Damaged { format: FORMAT, reason: error.to_string() }.into(),
+        DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            ImageError::Damaged { format: FORMAT, reason: "the data ends early".to_string() }
+        }
+        error => ImageError::Damaged { format: FORMAT, reason: error.to_string() },
     }
 }

@@ -5,6 +5,8 @@
 //! and keeps their resized form in the cache. The inner loops run over neighbouring values in the widest vectors the
 //! machine has, always in the same order, so that results do not depend on it.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -13,13 +15,17 @@ use crate::image::weights::{self, PRECISION_BITS, Weights};
 
 /// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that
 /// every core gets some.
-const BAND_HEIGHT: usize = 16;
+const BAND_HEIGHT: usize = 32;
+
+/// Rows of the input that are resized across together.
+const ROWS_TOGETHER: usize = 16;
 
 /// Pillow's resize of 8-bit RGB, bit for bit: fixed-point sums, rounded to 8 bits after each direction.
 ///
 /// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`.
 ///
-/// Reference: <https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c#L694>.
+/// Reference: `ImagingResampleInner` in
+/// <https://github.com/python-pillow/Pillow/blob/12.3.0/src/libImaging/Resample.c>.
 ///
 /// # Errors
 /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
@@ -28,12 +34,12 @@ const BAND_HEIGHT: usize = 16;
 /// If `rgb` is not of that shape or a side is 0.
 pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<u8>> {
     let [[height, width], [new_height, _]] = [size, new_size];
-    // Pillow goes down the columns first where the picture is more than a hundred times as high as wide.
+    // Pillow's Image.resize goes down the columns first where the picture is more than 100 times as high as wide.
     if height > width.saturating_mul(100) && new_height < height {
-        let shrunk = resize(&FixedPoint, rgb, size, [new_height, width])?;
-        return resize(&FixedPoint, &shrunk, [new_height, width], new_size);
+        let shrunk = resize(FixedPoint, rgb, size, [new_height, width])?;
+        return resize(FixedPoint, &shrunk, [new_height, width], new_size);
     }
-    resize(&FixedPoint, rgb, size, new_size)
+    resize(FixedPoint, rgb, size, new_size)
 }
 
 /// torchvision's `resize(antialias=True)` of float32 pixels, whose value for each level is in `values`.
@@ -41,7 +47,8 @@ pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Resul
 /// `rgb` is `[height, width, 3]` for `size` = `[height, width]`, the result `[new height, new width, 3]`. It is torch
 /// 2.8's bit for bit, as that computes on x86 with AVX2 or AVX-512.
 ///
-/// Reference: <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp#L58>.
+/// Reference: `interpolate_aa_single_dim` in
+/// <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp>.
 ///
 /// # Errors
 /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
@@ -49,17 +56,17 @@ pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Resul
 /// # Panics
 /// If `rgb` is not of that shape or a side is 0.
 pub fn resize_float32(rgb: &[u8], values: &[f32; 256], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<f32>> {
-    resize(&Float { values }, rgb, size, new_size)
+    resize(Float { values }, rgb, size, new_size)
 }
 
 /// How sums are formed, and what is kept between the two directions.
-trait Arithmetic: Sync {
+trait Arithmetic: Copy + Send + Sync {
     type Sum: Copy + Default + Send + Sync;
     type Pixel: Copy + Default + Send + Sync;
     const START: Self::Sum;
 
     fn weights(in_len: usize, out_len: usize) -> Weights<Self::Sum>;
-    fn pixel(&self, level: u8) -> Self::Pixel;
+    fn pixel(self, level: u8) -> Self::Pixel;
     fn widen(pixel: Self::Pixel) -> Self::Sum;
     /// Of `num_weights`, the first that are added by [`add`](Self::add); the others are by
     /// [`add_fused`](Self::add_fused).
@@ -69,6 +76,7 @@ trait Arithmetic: Sync {
     fn round(sum: Self::Sum) -> Self::Pixel;
 }
 
+#[derive(Clone, Copy)]
 struct FixedPoint;
 
 impl Arithmetic for FixedPoint {
@@ -81,7 +89,7 @@ impl Arithmetic for FixedPoint {
     }
 
     #[inline(always)]
-    fn pixel(&self, level: u8) -> u8 {
+    fn pixel(self, level: u8) -> u8 {
         level
     }
 
@@ -111,6 +119,7 @@ impl Arithmetic for FixedPoint {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Float<'a> {
     values: &'a [f32; 256],
 }
@@ -125,7 +134,7 @@ impl Arithmetic for Float<'_> {
     }
 
     #[inline(always)]
-    fn pixel(&self, level: u8) -> f32 {
+    fn pixel(self, level: u8) -> f32 {
         self.values[usize::from(level)]
     }
 
@@ -136,8 +145,8 @@ impl Arithmetic for Float<'_> {
 
     #[inline(always)]
     fn num_unfused(num_weights: usize) -> usize {
-        // torch's compiler made of its loop over the second and later weights one that multiplies four at a time and
-        // then adds, and for the rest one that fuses the two.
+        // Measured on torch 2.8 for x86: its compiler made of the loop over the second and later weights one that
+        // multiplies four at a time and then adds, and one for the rest that fuses the two.
         num_weights - num_weights.saturating_sub(1) % 4
     }
 
@@ -157,7 +166,7 @@ impl Arithmetic for Float<'_> {
     }
 }
 
-fn resize<A: Arithmetic>(arithmetic: &A, rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<A::Pixel>> {
+fn resize<A: Arithmetic>(arithmetic: A, rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<A::Pixel>> {
     let [height, width] = size;
     let [new_height, new_width] = new_size;
     assert_eq!(rgb.len(), height * width * 3, "rgb must be [height, width, 3]");
@@ -171,18 +180,15 @@ fn resize<A: Arithmetic>(arithmetic: &A, rgb: &[u8], size: [usize; 2], new_size:
     };
     let mut resized = allocate(new_height * plan.new_row_len)?;
     let arch = pulp::Arch::new();
-    resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, rows)| {
-        arch.dispatch(
-            #[inline(always)]
-            || plan.resize_band(band * BAND_HEIGHT, rows),
-        );
+    resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, output)| {
+        arch.dispatch(Band { plan: &plan, first: band * BAND_HEIGHT, output });
     });
     Ok(resized)
 }
 
 /// One resize: the input and the weights, `None` for a side that keeps its length.
 struct Plan<'a, A: Arithmetic> {
-    arithmetic: &'a A,
+    arithmetic: A,
     rgb: &'a [u8],
     row_len: usize,
     new_row_len: usize,
@@ -205,20 +211,7 @@ impl<A: Arithmetic> Plan<'_, A> {
         let mut sums = vec![A::START; self.new_row_len];
         for (k, output) in range.zip(output.chunks_exact_mut(self.new_row_len)) {
             let (first, weights) = down.of(k);
-            sums.fill(A::START);
-            let num_unfused = A::num_unfused(weights.len());
-            let rows = rows[(first - inputs.start) * self.new_row_len..].chunks_exact(self.new_row_len);
-            for (tap, (row, &weight)) in rows.zip(weights).enumerate() {
-                if tap < num_unfused {
-                    for (sum, &pixel) in sums.iter_mut().zip(row) {
-                        *sum = A::add(*sum, A::widen(pixel), weight);
-                    }
-                } else {
-                    for (sum, &pixel) in sums.iter_mut().zip(row) {
-                        *sum = A::add_fused(*sum, A::widen(pixel), weight);
-                    }
-                }
-            }
+            sum_rows::<A>(&mut sums, &rows[(first - inputs.start) * self.new_row_len..], weights);
             for (pixel, &sum) in output.iter_mut().zip(&sums) {
                 *pixel = A::round(sum);
             }
@@ -227,7 +220,7 @@ impl<A: Arithmetic> Plan<'_, A> {
 
     /// Resizes the rows `range` of the input across; `output` is `[rows, new width, 3]`.
     #[inline(always)]
-    fn resize_across(&self, range: std::ops::Range<usize>, output: &mut [A::Pixel]) {
+    fn resize_across(&self, range: Range<usize>, output: &mut [A::Pixel]) {
         let input = &self.rgb[range.start * self.row_len..range.end * self.row_len];
         let Some(across) = &self.across else {
             for (pixel, &level) in output.iter_mut().zip(input) {
@@ -235,28 +228,71 @@ impl<A: Arithmetic> Plan<'_, A> {
             }
             return;
         };
-        // Pixels are summed as four channels, which is one vector; the fourth is the next pixel's first, and thrown
-        // away. Hence one value more at the end of a row.
-        let mut wide = vec![A::Sum::default(); self.row_len + 1];
-        for (row, output) in input.chunks_exact(self.row_len).zip(output.chunks_exact_mut(self.new_row_len)) {
-            for (wide, &level) in wide.iter_mut().zip(row) {
-                *wide = A::widen(self.arithmetic.pixel(level));
-            }
-            for (k, pixel) in output.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        // Columns of several rows are summed as rows are: `[width, 3, ROWS_TOGETHER]`.
+        let mut columns = vec![A::Pixel::default(); self.row_len * ROWS_TOGETHER];
+        let mut sums = [A::START; 3 * ROWS_TOGETHER];
+        let row_groups = input.chunks(ROWS_TOGETHER * self.row_len);
+        for (rows, output) in row_groups.zip(output.chunks_mut(ROWS_TOGETHER * self.new_row_len)) {
+            self.transpose(rows, &mut columns);
+            for k in 0..self.new_row_len / 3 {
                 let (first, weights) = across.of(k);
-                let mut sums = [A::START; 4];
-                let values = &wide[first * 3..(first + weights.len()) * 3 + 1];
-                let (unfused, fused) = weights.split_at(A::num_unfused(weights.len()));
-                for (tap, &weight) in unfused.iter().enumerate() {
-                    let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
-                    sums = std::array::from_fn(|channel| A::add(sums[channel], value[channel], weight));
+                sum_rows::<A>(&mut sums, &columns[first * 3 * ROWS_TOGETHER..], weights);
+                for (row, output) in output.chunks_exact_mut(self.new_row_len).enumerate() {
+                    for channel in 0..3 {
+                        output[k * 3 + channel] = A::round(sums[channel * ROWS_TOGETHER + row]);
+                    }
                 }
-                for (tap, &weight) in (unfused.len()..).zip(fused) {
-                    let value: [A::Sum; 4] = std::array::from_fn(|channel| values[tap * 3 + channel]);
-                    sums = std::array::from_fn(|channel| A::add_fused(sums[channel], value[channel], weight));
-                }
-                *pixel = std::array::from_fn(|channel| A::round(sums[channel]));
             }
         }
+    }
+
+    /// `rows`, at most `[ROWS_TOGETHER, width, 3]`, to `[width, 3, ROWS_TOGETHER]`; rows that are not there keep what
+    /// the columns held. In blocks that stay in the nearest cache.
+    #[inline(always)]
+    fn transpose(&self, rows: &[u8], columns: &mut [A::Pixel]) {
+        const BLOCK: usize = 64;
+        let arithmetic = self.arithmetic;
+        for (block, columns) in columns.chunks_mut(BLOCK * ROWS_TOGETHER).enumerate() {
+            for (row, levels) in rows.chunks_exact(self.row_len).enumerate() {
+                for (column, &level) in columns.chunks_exact_mut(ROWS_TOGETHER).zip(&levels[block * BLOCK..]) {
+                    column[row] = arithmetic.pixel(level);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of the first rows under these weights, one row for each; rows are as long as `sums`.
+#[inline(always)]
+fn sum_rows<A: Arithmetic>(sums: &mut [A::Sum], rows: &[A::Pixel], weights: &[A::Sum]) {
+    sums.fill(A::START);
+    let num_unfused = A::num_unfused(weights.len());
+    for (tap, (row, &weight)) in rows.chunks_exact(sums.len()).zip(weights).enumerate() {
+        if tap < num_unfused {
+            for (sum, &pixel) in sums.iter_mut().zip(row) {
+                *sum = A::add(*sum, A::widen(pixel), weight);
+            }
+        } else {
+            for (sum, &pixel) in sums.iter_mut().zip(row) {
+                *sum = A::add_fused(*sum, A::widen(pixel), weight);
+            }
+        }
+    }
+}
+
+/// Some rows of the output, from row `first` on. Compiled once for each width of vectors; all it calls is inlined, for
+/// what is not would be compiled for the narrowest.
+struct Band<'a, A: Arithmetic> {
+    plan: &'a Plan<'a, A>,
+    first: usize,
+    output: &'a mut [A::Pixel],
+}
+
+impl<A: Arithmetic> pulp::WithSimd for Band<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.plan.resize_band(self.first, self.output);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::config::EncoderConfig;
@@ -17,6 +16,7 @@ use crate::image::resize::{resize_float32, resize_uint8};
 /// The mean of each channel that Llama 3.2 Vision was trained with, which is CLIP's.
 pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// The standard deviation of each channel that Llama 3.2 Vision was trained with, which is CLIP's.
+#[expect(clippy::excessive_precision, reason = "the digits as they are published")]
 pub const CLIP_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// The tiles of one picture.
@@ -31,7 +31,7 @@ pub struct Tiles {
 impl Tiles {
     /// How many tiles there are.
     pub fn num_tiles(&self) -> usize {
-        self.aspect_ratio[0] * self.aspect_ratio[1]
+        self.aspect_ratio[0].saturating_mul(self.aspect_ratio[1])
     }
 }
 
@@ -115,6 +115,9 @@ impl Preprocessor {
 
     /// The tiles of a picture.
     ///
+    /// Reference: <https://github.com/meta-pytorch/torchtune/blob/v0.6.1/torchtune/models/clip/_transform.py#L143> and
+    /// <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L601>.
+    ///
     /// # Errors
     /// As [`choose_canvas`], and [`InputError::OutOfMemory`].
     pub fn tiles(&self, image: &Image) -> Result<Tiles> {
@@ -189,6 +192,8 @@ fn unit_values(round: impl Fn(f32) -> f32) -> [f32; 256] {
     std::array::from_fn(|level| round(level as f32 * (1.0 / 255.0)))
 }
 
+/// A finite value rounded to bfloat16, ties to even. `half` does the same, but not in vectors.
 fn round_to_bf16(value: f32) -> f32 {
-    bf16::from_f32(value).to_f32()
+    let bits = value.to_bits();
+    f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }

@@ -11,9 +11,6 @@ use crate::image::picture::Image;
 
 const FORMAT: &str = "WebP";
 
-/// An animation's canvas is counted in bytes of 32 bits by its decoder. Only limits raised on purpose get there.
-const MAX_ANIMATED_PIXELS: u64 = (u32::MAX / 4) as u64;
-
 pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)> {
     let bytes = with_true_alpha_flag(bytes);
     Ok(read_header(&bytes, limits)?.1)
@@ -22,42 +19,57 @@ pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let bytes = with_true_alpha_flag(bytes);
     let (mut decoder, (width, height)) = read_header(&bytes, limits)?;
+    if decoder.is_animated() {
+        return first_frame(&bytes, width, height);
+    }
     let mut samples = allocate::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
     if !decoder.has_alpha() {
         return Image::new(width, height, samples, None);
     }
     let pixels = samples.as_chunks::<4>().0;
-    let rgb = pixels.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect();
-    Image::new(width, height, rgb, Some(pixels.iter().map(|pixel| pixel[3]).collect()))
+    let rgb = pixels.iter().map(|&[r, g, b, _]| [r, g, b]).collect::<Vec<_>>();
+    Image::new(width, height, rgb.into_flattened(), Some(pixels.iter().map(|pixel| pixel[3]).collect()))
 }
 
 type Header<'a> = (WebPDecoder<Cursor<&'a [u8]>>, (usize, usize));
 
 fn read_header<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Header<'a>> {
+    // The decoder would make up the last few bytes; libwebp wants all that the first line announces.
+    let announced = bytes.get(4..8).map_or(0, |len| u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
+    if bytes.len() < (announced as usize).saturating_add(8) {
+        return Err(damaged("the data ends early").into());
+    }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(refuse)?;
     let (width, height) = decoder.dimensions();
     let size = limits.check(width.into(), height.into())?;
-    if decoder.is_animated() && u64::from(width) * u64::from(height) > MAX_ANIMATED_PIXELS {
-        return Err(ImageError::Unsupported { format: FORMAT, feature: format!("a {width}x{height} animation") }.into());
-    }
     Ok((decoder, size))
 }
 
-/// Where the flags of the `VP8X` chunk stand, always the first chunk of a file that has one.
+/// Where the chunks start, and where the flags of `VP8X` stand, always the first chunk of a file that has one.
+const FIRST_CHUNK: usize = 12;
 const EXTENDED_FLAGS: usize = 20;
 const ALPHA_FLAG: u8 = 0x10;
 const ANIMATION_FLAG: u8 = 0x02;
 
 /// Some writers announce alpha and store none, or the reverse. libwebp goes by what is stored, the decoder used here
-/// by what is announced; so the announcement is mended.
+/// by what is announced; so the announcement is mended. For an animation it counts in both.
 fn with_true_alpha_flag(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let flags = match bytes.get(12..=EXTENDED_FLAGS) {
-        Some([b'V', b'P', b'8', b'X', .., flags]) if flags & ANIMATION_FLAG == 0 => *flags,
+    let announced = match bytes.get(FIRST_CHUNK..=EXTENDED_FLAGS) {
+        Some([b'V', b'P', b'8', b'X', .., flags]) if flags & ANIMATION_FLAG == 0 => flags & ALPHA_FLAG != 0,
         _ => return Cow::Borrowed(bytes),
     };
-    let announced = flags & ALPHA_FLAG != 0;
-    if stores_alpha(bytes).is_none_or(|stored| stored == announced) {
+    let mut has_alpha_chunk = false;
+    let stored = Chunks { rest: &bytes[FIRST_CHUNK..] }.find_map(|(name, data)| match name {
+        b"VP8 " => Some(announced && has_alpha_chunk),
+        // After the signature byte: 14 bits of width, 14 of height, then whether there is alpha.
+        b"VP8L" => Some(data.get(4)? & 0x10 != 0),
+        _ => {
+            has_alpha_chunk |= name == b"ALPH";
+            None
+        }
+    });
+    if stored.is_none_or(|stored| stored == announced) {
         return Cow::Borrowed(bytes);
     }
     let mut bytes = bytes.to_vec();
@@ -65,29 +77,71 @@ fn with_true_alpha_flag(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(bytes)
 }
 
-/// Whether the picture in an extended file has alpha; `None` where no picture is found, or where the announcement
-/// counts.
-fn stores_alpha(bytes: &[u8]) -> Option<bool> {
-    let announced = bytes[EXTENDED_FLAGS] & ALPHA_FLAG != 0;
-    let mut position = 12usize;
-    let mut has_alpha_chunk = false;
-    loop {
-        let header = bytes.get(position..position.checked_add(8)?)?;
-        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        match &header[..4] {
-            b"ALPH" => has_alpha_chunk = true,
-            b"VP8 " => return Some(announced && has_alpha_chunk),
-            // After the signature byte: 14 bits of width, 14 of height, then whether there is alpha.
-            b"VP8L" => return Some(bytes.get(position + 12)? & 0x10 != 0),
-            _ => {}
+/// The first frame of an animation on its transparent canvas. It is decoded as the still picture it contains: the
+/// decoder's own way for frames trusts their sizes.
+fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
+    let frame = Chunks { rest: &bytes[FIRST_CHUNK..] }.find(|(name, _)| *name == b"ANMF");
+    let Some(([x0, x1, x2, y0, y1, y2, size @ .., _, _, _, _], pictures)) =
+        frame.and_then(|(_, data)| data.split_first_chunk::<16>())
+    else {
+        return Err(damaged("an animation without frames").into());
+    };
+    let [left, top] = [[*x0, *x1, *x2, 0], [*y0, *y1, *y2, 0]].map(|bytes| 2 * u32::from_le_bytes(bytes) as usize);
+
+    let mut still = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec();
+    still[EXTENDED_FLAGS] = ALPHA_FLAG;
+    still.extend_from_slice(size);
+    still.extend_from_slice(pictures);
+    let riff_len = u32::try_from(still.len() - 8).map_err(|_| damaged("a frame of more than 4 GB"))?;
+    still[4..8].copy_from_slice(&riff_len.to_le_bytes());
+    let canvas = Limits { max_side: width.max(height), max_pixels: width * height };
+    let frame = decode(&still, &canvas)?;
+    if left + frame.width() > width || top + frame.height() > height {
+        return Err(damaged("a frame reaches beyond the canvas").into());
+    }
+
+    let mut rgb = allocate::<u8>(width * height * 3)?;
+    let mut alpha = allocate::<u8>(width * height)?;
+    for y in 0..frame.height() {
+        let source = y * frame.width()..(y + 1) * frame.width();
+        let start = (top + y) * width + left;
+        let target = start..start + frame.width();
+        rgb[target.start * 3..target.end * 3].copy_from_slice(&frame.rgb()[source.start * 3..source.end * 3]);
+        match frame.alpha() {
+            Some(levels) => alpha[target].copy_from_slice(&levels[source]),
+            None => alpha[target].fill(255),
         }
-        position = position.checked_add(8)?.checked_add(len.checked_next_multiple_of(2)?)?;
+    }
+    let announced = bytes[EXTENDED_FLAGS] & ALPHA_FLAG != 0;
+    Image::new(width, height, rgb, announced.then_some(alpha))
+}
+
+/// The chunks of a RIFF file, name and data, as far as they are whole.
+struct Chunks<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = (&'a [u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, rest) = self.rest.split_first_chunk::<4>()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (data, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        // Data of odd length is followed by a byte of padding.
+        self.rest = rest.get(data.len() % 2..).unwrap_or_default();
+        Some((name, data))
     }
 }
 
 fn refuse(error: DecodingError) -> ImageError {
     match error {
+        DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => damaged("the data ends early"),
         DecodingError::UnsupportedFeature(feature) => ImageError::Unsupported { format: FORMAT, feature },
-        error => ImageError::Damaged { format: FORMAT, reason: error.to_string() },
+        error => damaged(error.to_string()),
     }
+}
+
+fn damaged(reason: impl Into<String>) -> ImageError {
+    ImageError::Damaged { format: FORMAT, reason: reason.into() }
 }

@@ -46,7 +46,8 @@ pub(super) const PRECISION_BITS: u32 = 22;
 
 /// Pillow's weights: computed in float64, then rounded to fixed point.
 ///
-/// Reference: <https://github.com/python-pillow/Pillow/blob/12.0.0/src/libImaging/Resample.c#L182>.
+/// Reference: `precompute_coeffs` and `normalize_coeffs_8bpc` in
+/// <https://github.com/python-pillow/Pillow/blob/12.3.0/src/libImaging/Resample.c>.
 pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
     let scale = in_len as f64 / out_len as f64;
     let support = scale.max(1.0);
@@ -58,10 +59,10 @@ pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
         let end = ((center + support + 0.5) as usize).min(in_len);
         triangle.clear();
         triangle.extend((first..end).map(|j| {
-            let distance = (((j - first) as f64 + first as f64 - center + 0.5) * inverse_support).abs();
+            let distance = ((j as f64 - center + 0.5) * inverse_support).abs();
             (1.0 - distance).max(0.0)
         }));
-        let total: f64 = triangle.iter().fold(0.0, |sum, weight| sum + weight);
+        let total: f64 = triangle.iter().sum();
         weights.extend(triangle.iter().map(|&weight| {
             let share = if total == 0.0 { weight } else { weight / total };
             (0.5 + share * f64::from(1 << PRECISION_BITS)) as i32
@@ -72,7 +73,8 @@ pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
 
 /// torch's weights for float32 pixels: float32, with float64 where C promotes to it.
 ///
-/// Reference: <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp#L786>.
+/// Reference: `_compute_indices_min_size_weights_aa` in
+/// <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp>.
 pub(super) fn float(in_len: usize, out_len: usize) -> Weights<f32> {
     let scale = in_len as f32 / out_len as f32;
     let support = scale.max(1.0);
@@ -86,7 +88,7 @@ pub(super) fn float(in_len: usize, out_len: usize) -> Weights<f32> {
             let distance = (f64::from(j as f32 - center) + 0.5) * f64::from(inverse_support);
             (1.0 - (distance as f32).abs()).max(0.0)
         }));
-        let total = weights[start..].iter().fold(0.0, |sum: f32, weight| sum + weight);
+        let total: f32 = weights[start..].iter().sum();
         if total != 0.0 {
             weights[start..].iter_mut().for_each(|weight| *weight /= total);
         }

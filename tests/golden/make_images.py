@@ -12,6 +12,8 @@ sums depend on the machine. Everything is written below tests/golden/images:
 decode/*                    pictures of 1 to 99 pixels a side in every variant of JPEG, PNG and WebP that is read
 decoded.safetensors         for each file of decode/: `NAME.rgb`, U8 (height, width, 3), Pillow's convert("RGB"), and
                             `NAME.white`, Hugging Face's convert_to_rgb (over white), where that differs
+                            for each JPEG `NAME.accepted_cuts`, I64 (n): how many bytes, up to 60, may be missing at
+                            its end without Pillow calling it truncated
 over_white.safetensors      `white`, U8 (256, 256): level (column) over white at alpha (row)
 canvas.safetensors          `case`, U16 (n, 4): width, height, tile_size, max_num_tiles; `torchtune` and `hf`, U16 (n, 4):
                             tiles down and across, resized height and width (0 0 where torchtune fails)
@@ -275,10 +277,20 @@ def write_decoded():
         white = np.array(convert_to_rgb(im))
         if not np.array_equal(white, tensors[f"{name}.rgb"]):
             tensors[f"{name}.white"] = white
+        if name.endswith(".jpg"):
+            tensors[f"{name}.accepted_cuts"] = np.array([cut for cut in range(1, 61) if decodes(data[:-cut])], np.int64)
     save_file(tensors, OUT / "decoded.safetensors")
     level, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     white = np.array(convert_to_rgb(Image.fromarray(np.dstack([level, level, level, alpha]))))
     save_file({"white": np.ascontiguousarray(white[..., 0])}, OUT / "over_white.safetensors")
+
+
+def decodes(data):
+    try:
+        Image.open(io.BytesIO(data)).load()
+        return True
+    except OSError:
+        return False
 
 
 def write_canvas():
