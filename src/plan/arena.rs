@@ -2,8 +2,8 @@
 
 use super::{Buffer, Place, Plan, Step};
 
-/// Gives every arena buffer an offset and returns the arena's size in bytes. Large buffers choose first, each the
-/// lowest place that is free for its whole life.
+/// Gives every arena buffer an offset and returns the arena's size in bytes, `usize::MAX` where it is more. Large
+/// buffers choose first, each the lowest place that is free for its whole life.
 pub(super) fn place(buffers: &mut [Buffer], steps: &[Step]) -> usize {
     debug_assert!(buffers.iter().all(|b| b.last_use < steps.len()));
     let mut order: Vec<usize> =
@@ -19,16 +19,17 @@ pub(super) fn place(buffers: &mut [Buffer], steps: &[Step]) -> usize {
             .map(|&(_, start, end)| (start, end))
             .collect();
         taken.sort_unstable();
-        let mut offset = 0;
+        let mut offset = 0usize;
         for (start, end) in taken {
-            if offset + size <= start {
+            if offset.saturating_add(size) <= start {
                 break;
             }
             offset = offset.max(end);
         }
-        placed.push((id, offset, offset + size));
+        let end = offset.saturating_add(size);
+        placed.push((id, offset, end));
         buffers[id].place = Place::Arena { offset };
-        arena_bytes = arena_bytes.max(offset + size);
+        arena_bytes = arena_bytes.max(end);
     }
     arena_bytes
 }

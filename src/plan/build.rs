@@ -10,14 +10,17 @@ impl Plan {
     /// The steps that take `batch` from pixels to embeddings.
     ///
     /// # Errors
-    /// The configuration's [`ConfigError`](crate::error::ConfigError)s; [`InputError::OutOfMemory`] where a buffer's
-    /// size cannot be expressed.
+    /// The configuration's [`ConfigError`](crate::error::ConfigError)s; [`InputError::OutOfMemory`] where the size
+    /// of a buffer or of all together cannot be expressed.
     pub fn build(config: &EncoderConfig, batch: &BatchShape, precision: Precision) -> Result<Self> {
         let config = config.clone().validated()?;
         let mut building = Building { config, batch, precision, buffers: Vec::new(), steps: Vec::new() };
         building.model()?;
         let Building { config, mut buffers, steps, .. } = building;
         let arena_bytes = arena::place(&mut buffers, &steps);
+        if isize::try_from(arena_bytes).is_err() {
+            return Err(InputError::OutOfMemory { bytes: arena_bytes as u64 }.into());
+        }
         Ok(Plan { config, batch: batch.clone(), buffers, steps, arena_bytes })
     }
 }
@@ -35,7 +38,7 @@ impl Building<'_> {
     fn model(&mut self) -> Result<()> {
         let (width, patch_len) = (self.config.clip_embed_dim, self.config.patch_len());
         let num_tiles = self.batch.num_tiles();
-        let num_patches = num_tiles * self.config.num_patches();
+        let num_patches = num_tiles.saturating_mul(self.config.num_patches());
         let pixels = self.buffer("pixels", num_tiles, self.config.tile_len(), Place::Pixels)?;
         let patches = self.arena_buffer("patches", num_patches, patch_len)?;
         self.step("patchify", Op::Patchify { input: pixels, output: patches }, 0, 0);
@@ -47,7 +50,8 @@ impl Building<'_> {
         let num_rows = self.batch.num_rows(Stack::Transformer);
         let mut stream = self.arena_buffer("hidden_state.0", num_rows, width)?;
         let op = Op::TilePosition { input: embedded, output: stream };
-        self.step("tile_position", op, 0, (self.config.num_tokens() * width) as u64 * num_tiles as u64);
+        let positions = ((self.config.num_tokens() * width) as u64).saturating_mul(num_tiles as u64);
+        self.step("tile_position", op, 0, positions);
 
         let mut hidden = Vec::new();
         for index in 0..self.config.clip_num_layers {
@@ -63,7 +67,7 @@ impl Building<'_> {
 
         let num_rows = self.batch.num_rows(Stack::GlobalTransformer);
         let mut head = self.arena_buffer("global_hidden_state", num_rows, width)?;
-        self.step("tile_norm", Op::TileNorm { input: stream, output: head }, 0, (num_tiles * width) as u64);
+        self.step("tile_norm", Op::TileNorm { input: stream, output: head }, 0, num_tiles.saturating_mul(width) as u64);
         for index in 0..self.config.num_layers_projection {
             head = self.layer(LayerId { stack: Stack::GlobalTransformer, index }, head, false)?;
         }
@@ -80,9 +84,10 @@ impl Building<'_> {
         self.matrix_step(&format!("{layer}.qkv"), op, num_rows, width, 3 * width);
 
         let attended = self.arena_buffer(&format!("{layer}.attention"), num_rows, width)?;
-        let num_scores: u64 = self.batch.rows(layer.stack).map(|rows| rows.num_scores()).sum();
+        let num_scores = self.batch.rows(layer.stack).fold(0u64, |sum, rows| sum.saturating_add(rows.num_scores()));
+        let flops = num_scores.saturating_mul(4 * width as u64);
         let op = Op::Attention { layer, input: qkv, output: attended };
-        self.step(&format!("{layer}.attention"), op, 4 * num_scores * width as u64, 0);
+        self.step(&format!("{layer}.attention"), op, flops, 0);
 
         let after = match keep {
             true => self.arena_buffer(&format!("hidden_state.{}", layer.index + 1), num_rows, width)?,
@@ -106,8 +111,10 @@ impl Building<'_> {
         let tokens = self.config.num_tokens();
         // Equal tiles are projected once and copied.
         let computed = |outputs: &[usize]| outputs.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let num_computed: usize = self.batch.images.iter().map(|image| computed(&image.output) * tokens).sum();
-        let num_rows: usize = self.batch.images.iter().map(|image| image.num_output_tiles() * tokens).sum();
+        let tiles = self.batch.images.iter().map(|image| [computed(&image.output), image.num_output_tiles()]);
+        let [num_computed, num_rows] = tiles.fold([0; 2], |sum: [usize; 2], tiles| {
+            [0, 1].map(|k| sum[k].saturating_add(tiles[k].saturating_mul(tokens)))
+        });
         let (inner, outer) = (self.config.projection_dim(), self.config.decoder_embed_dim);
         let output = self.buffer("embeddings", num_rows, outer, Place::Embeddings)?;
         let op = Op::Projection { head, hidden, output };
@@ -136,18 +143,18 @@ impl Building<'_> {
     /// A step that multiplies `[rows, inner]` by a weight matrix into `[rows, outer]`.
     fn matrix_step(&mut self, name: &str, op: Op, rows: usize, inner: usize, outer: usize) {
         let weights = inner as u64 * outer as u64;
-        self.step(name, op, 2 * rows as u64 * weights, weights);
+        self.step(name, op, (2 * rows as u64).saturating_mul(weights), weights);
     }
 
     /// A step; `weights` counts the elements of parameters it reads.
     fn step(&mut self, name: &str, op: Op, flops: u64, weights: u64) {
         let number = self.steps.len();
-        let mut bytes = weights * self.precision.weights.size() as u64;
+        let mut bytes = weights.saturating_mul(self.precision.weights.size() as u64);
         for id in op.reads().into_iter().chain([op.writes()]) {
             let buffer = &mut self.buffers[id.0];
             buffer.first_use = buffer.first_use.min(number);
             buffer.last_use = buffer.last_use.max(number);
-            bytes += buffer.bytes as u64;
+            bytes = bytes.saturating_add(buffer.bytes as u64);
         }
         self.steps.push(Step { name: name.to_string(), op, flops, bytes });
     }

@@ -155,7 +155,7 @@ impl Rows {
     /// Pairs of query and key that attention scores.
     pub fn num_scores(&self) -> u64 {
         let [len, all_seeing] = [self.len, self.all_seeing].map(|x| x as u64);
-        all_seeing * len + (len - all_seeing) * all_seeing
+        all_seeing.saturating_mul(len).saturating_add((len - all_seeing).saturating_mul(all_seeing))
     }
 }
 
@@ -184,12 +184,15 @@ impl LayoutRules<'_> {
     ///
     /// # Errors
     /// [`InputError::Empty`], [`AspectRatio`](InputError::AspectRatio), [`TooFewTiles`](InputError::TooFewTiles),
-    /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable).
+    /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable);
+    /// [`InputError::OutOfMemory`] where the rows cannot be counted.
     pub fn sequence(&self, image: &ImageShape, number: usize) -> Result<SequenceLayout> {
         let num_real = self.num_real_tiles(image, number)?;
         let (tiles, output) = self.computed_tiles(image, num_real);
         let meta = self.semantics == Semantics::Meta;
         let tokens = self.config.num_tokens();
+        let most_rows = image.tiles.len().checked_mul(tokens + self.config.num_alignment_rows());
+        most_rows.filter(|rows| isize::try_from(*rows).is_ok()).ok_or(InputError::OutOfMemory { bytes: u64::MAX })?;
         let mut transformer = Rows::default();
         for (computed, tile) in tiles.iter().enumerate() {
             transformer.push(tokens, tile.multiplicity, !meta || computed < num_real);
@@ -219,8 +222,8 @@ impl LayoutRules<'_> {
             let block = self.blocks.and_then(|blocks| blocks.block(image.aspect_ratio, tile, padding_blocks));
             let equals =
                 |earlier: &ComputedTile| earlier.source == source && (self.blocks_are_equal)(earlier.block, block);
-            let may_collapse = self.collapse && tile >= num_real;
-            let earlier = (num_real..tiles.len()).find(|&earlier| may_collapse && equals(&tiles[earlier]));
+            let mut candidates = if self.collapse && tile >= num_real { num_real..tiles.len() } else { 0..0 };
+            let earlier = candidates.find(|&earlier| equals(&tiles[earlier]));
             let computed = earlier.unwrap_or(tiles.len());
             match tiles.get_mut(computed) {
                 Some(equal) => equal.multiplicity += 1,

@@ -187,7 +187,8 @@ pub struct Step {
     /// What it does.
     #[serde(flatten)]
     pub op: Op,
-    /// Floating-point operations of its matrix products, multiply and add counted apart.
+    /// Floating-point operations of its matrix products, multiply and add counted apart; `u64::MAX` where there are
+    /// more.
     pub flops: u64,
     /// Bytes that must move: each weight, input and output once.
     pub bytes: u64,
@@ -253,12 +254,12 @@ impl Plan {
 
     /// Floating-point operations of all steps.
     pub fn flops(&self) -> u64 {
-        self.steps.iter().map(|step| step.flops).sum()
+        self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.flops))
     }
 
     /// Bytes that all steps must move.
     pub fn bytes(&self) -> u64 {
-        self.steps.iter().map(|step| step.bytes).sum()
+        self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.bytes))
     }
 
     /// Rows of the embeddings.
@@ -280,7 +281,7 @@ impl BatchShape {
 
     /// Rows of all images in a stack.
     pub fn num_rows(&self, stack: Stack) -> usize {
-        self.rows(stack).map(|rows| rows.len).sum()
+        self.rows(stack).fold(0, |sum, rows| sum.saturating_add(rows.len))
     }
 }
 
