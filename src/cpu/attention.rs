@@ -15,9 +15,9 @@ use rayon::prelude::*;
 use super::math::exp;
 use crate::plan::Rows;
 
-/// Queries of a block. With [`KEYS`], a block of scores is 256 KiB and lies in a core's second-level cache with the
+/// Queries of a block. With [`KEYS`], a block of scores is 512 KiB and lies in a core's second-level cache with the
 /// keys and values it meets.
-const QUERIES: usize = 128;
+const QUERIES: usize = 256;
 
 /// Keys of a block.
 const KEYS: usize = 512;
