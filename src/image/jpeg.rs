@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mozjpeg::{ColorSpace, Decompress};
 
 use crate::error::{ImageError, Result};
-use crate::image::decode::{Limits, allocate};
+use crate::image::limits::{Limits, allocate};
 use crate::image::picture::Image;
 
 const FORMAT: &str = "JPEG";

@@ -10,6 +10,7 @@
 mod canvas;
 mod decode;
 mod jpeg;
+mod limits;
 mod picture;
 mod png;
 mod preprocess;
@@ -20,7 +21,7 @@ mod webp;
 mod weights;
 
 pub use canvas::{Canvas, choose_canvas};
-pub use decode::Limits;
+pub use limits::Limits;
 pub use picture::Image;
 pub use preprocess::Preprocess;
 pub use resize::{resize_float32, resize_uint8};

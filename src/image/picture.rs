@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use crate::error::{ImageError, InputError, Result};
-use crate::image::decode::{self, Limits};
 
 /// A decoded picture in 8-bit RGB, and its alpha if it has any.
 ///
@@ -19,28 +18,6 @@ pub struct Image {
 }
 
 impl Image {
-    /// Decodes a JPEG, PNG or WebP picture, told apart by its first bytes. What Pillow 12 would make of the same
-    /// bytes comes out, bit for bit. A little more is refused: a PNG must be whole to its last checksum, where Pillow is
-    /// content with the last pixel.
-    ///
-    /// Damaged JPEGs are caught as they unwind, so a program built with `panic = "abort"` ends at the first.
-    ///
-    /// # Errors
-    /// [`ImageError::UnknownFormat`]; [`ImageError::TooLarge`] from the header, before pixels are decoded or memory is
-    /// taken for them; [`ImageError::Damaged`], also for data that ends early; [`ImageError::Unsupported`], which
-    /// includes 16-bit greyscale PNG, whose values Pillow clips at 255 so that nearly all of it turns white.
-    pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self> {
-        decode::decode(bytes, limits)
-    }
-
-    /// Width and height that [`decode`](Self::decode) would give, from the header alone.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode), as far as the header tells.
-    pub fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)> {
-        decode::dimensions(bytes, limits)
-    }
-
     /// A picture from its pixels, `[height, width, 3]`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Reader, Transformations};
 
 use crate::error::{ImageError, Result};
-use crate::image::decode::{Limits, allocate};
+use crate::image::limits::{Limits, allocate};
 use crate::image::picture::Image;
 
 const FORMAT: &str = "PNG";

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::image::decode::allocate;
+use crate::image::limits::allocate;
 use crate::image::weights::{self, PRECISION_BITS, Weights};
 
 /// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::canvas::{Canvas, choose_canvas};
-use crate::image::decode::allocate;
+use crate::image::limits::allocate;
 use crate::image::picture::Image;
 use crate::image::preprocess::Preprocess;
 use crate::image::processor_config::ProcessorConfig;

@@ -6,7 +6,7 @@ use std::io::Cursor;
 use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::{ImageError, Result};
-use crate::image::decode::{Limits, allocate};
+use crate::image::limits::{Limits, allocate};
 use crate::image::picture::Image;
 
 const FORMAT: &str = "WebP";
