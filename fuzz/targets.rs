@@ -2,14 +2,19 @@
 //! `fuzz/corpus/TARGET`, so that what was once found is tried on every compiler.
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 
-use tilesight::EncoderConfig;
+use std::path::Path;
+
+use tilesight::checkpoint::Checkpoint;
 use tilesight::image::{Image, Limits, Preprocess, Preprocessor};
+use tilesight::plan::Semantics;
+use tilesight::{Encoder, EncoderConfig, Error, Pixels};
 
 /// What a target does with its bytes; it panics where it finds a fault.
 pub type Target = fn(&[u8]);
 
 /// The targets, by the name of their folder and program.
-pub const TARGETS: [(&str, Target); 2] = [("image_header", image_header), ("image_decode", image_decode)];
+pub const TARGETS: [(&str, Target); 4] =
+    [("image_header", image_header), ("image_decode", image_decode), ("config", config), ("safetensors", safetensors)];
 
 /// Small enough that a run stays in a few megabytes.
 const LIMITS: Limits = Limits { max_side: 2048, max_pixels: 1 << 18 };
@@ -37,5 +42,63 @@ pub fn image_decode(bytes: &[u8]) {
             assert_eq!(tiles.pixels.len(), tiles.num_tiles() * 3 * 28 * 28);
             assert!(tiles.pixels.iter().all(|value| value.abs() < 4.0));
         }
+    }
+}
+
+/// A configuration is read or refused; what was read keeps its own rules, and its sizes can be computed.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(config) = EncoderConfig::from_json(&text, Path::new("config.json")) else {
+        return;
+    };
+    assert_eq!(config.clone().validated().ok().as_ref(), Some(&config));
+    for size in [config.num_tokens(), config.patch_len(), config.tile_len(), config.mlp_dim(), config.projection_dim()]
+    {
+        assert!(size > 0);
+    }
+    assert!(config.aspect_ratios().take(1000).all(|(height, width)| height * width <= config.max_num_tiles));
+}
+
+/// The encoder of the corpus' sound checkpoints.
+fn smallest_encoder() -> EncoderConfig {
+    EncoderConfig {
+        patch_size: 1,
+        num_heads: 1,
+        clip_embed_dim: 2,
+        clip_num_layers: 1,
+        clip_hidden_states: vec![0],
+        num_layers_projection: 1,
+        decoder_embed_dim: 1,
+        tile_size: 2,
+        max_num_tiles: 2,
+        in_channels: 1,
+    }
+}
+
+/// A checkpoint is opened or refused; if its tensors make an encoder, it encodes or says that its weights are damaged.
+pub fn safetensors(bytes: &[u8]) {
+    let path = std::env::temp_dir().join(format!("tilesight-fuzz-{}.safetensors", std::process::id()));
+    std::fs::write(&path, bytes).expect("the temporary folder can be written");
+    if let Ok(checkpoint) = Checkpoint::open(&path) {
+        assert!(!checkpoint.summary().is_empty());
+        encode(checkpoint);
+    }
+    // Nothing maps it any more.
+    std::fs::remove_file(&path).expect("the file was written");
+}
+
+fn encode(checkpoint: Checkpoint) {
+    let builder = Encoder::builder().checkpoint(checkpoint).config(smallest_encoder()).threads(1);
+    let Ok(mut encoder) = builder.semantics(Semantics::Meta).build() else {
+        return;
+    };
+    let pixels = Pixels {
+        images: &[0.5, -0.5, 0.25, 1.0, 0.0, 0.0, 0.0, 0.0],
+        shape: [1, 1, 2, 1, 2, 2],
+        aspect_ratio: Some(&[[1, 1]]),
+    };
+    match encoder.encode_pixels(&pixels) {
+        Ok(encodings) => assert!(encodings.embeddings.iter().all(|value| value.is_finite())),
+        Err(refusal) => assert!(matches!(refusal, Error::NotFinite { .. }), "{refusal}"),
     }
 }

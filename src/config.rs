@@ -110,6 +110,10 @@ impl EncoderConfig {
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         let refuse = |reason: String| ConfigError::Json { path: path.to_path_buf(), reason };
         let json: serde_json::Value = serde_json::from_str(text).map_err(|e| refuse(e.to_string()))?;
+        // A list would be taken for the parameters in their order.
+        if !json.get("encoder").unwrap_or(&json).is_object() {
+            return Err(refuse("expected an object".to_string()).into());
+        }
         let config = if let Some(encoder) = json.get("encoder") {
             serde_json::from_value(encoder.clone()).map_err(|e| refuse(format!("encoder: {e}")))?
         } else if json.get("vision_config").is_some() {

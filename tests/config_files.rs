@@ -106,6 +106,8 @@ fn what_is_not_a_configuration_is_refused_with_the_file() {
         "{}",
         "{\"encoder\": null}",
         "{\"encoder\": []}",
+        "[14, 2, 160, 3, [0, 2], 2, 96, 28, 4, 3]",
+        "{\"encoder\": [14, 2, 160, 3, [0, 2], 2, 96, 28, 4, 3]}",
         "{\"vision_config\": null}",
         "{\"vision_config\": {}, \"text_config\": {}}",
         "\u{feff}{}",

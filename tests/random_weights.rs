@@ -159,6 +159,13 @@ fn progress_ends_at_the_whole() {
 }
 
 #[test]
+fn whoever_may_read_the_configuration_may_read_the_weights() {
+    let folder = written(&config(), Dtype::Bf16, 0, NameFormat::HuggingFace);
+    let rights = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions();
+    assert_eq!(rights("model.safetensors"), rights("config.json"));
+}
+
+#[test]
 fn a_place_that_cannot_be_written_is_an_io_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

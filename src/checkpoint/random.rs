@@ -92,7 +92,11 @@ impl RandomWeights {
         let path = folder.join("model.safetensors");
         let metadata = [("format".to_string(), "pt".to_string())].into();
         safetensors::serialize_to_file(views, Some(metadata), &path)
-            .map_err(|e| Error::Io { path, source: std::io::Error::other(e) })
+            .map_err(|e| Error::Io { path: path.clone(), source: std::io::Error::other(e) })?;
+        // It is written beside its place and then moved there, which leaves it to its owner alone; the configuration
+        // has the rights that files have here.
+        let rights = std::fs::metadata(folder.join("config.json")).map_err(Error::io(folder))?.permissions();
+        std::fs::set_permissions(&path, rights).map_err(Error::io(&path))
     }
 
     fn num_bytes(&self, tensor: &ExpectedTensor) -> u64 {
