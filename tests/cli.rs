@@ -222,6 +222,7 @@ fn bad_data_is_1_and_is_named() {
     fails(1, "nowhere.jpg", &[&"encode", &"nowhere.jpg"]);
     fails(1, "no safetensors checkpoint", &[&"encode", &"--model", &folder.path(), &a]);
     fails(1, "nowhere.safetensors", &[&"encode", &"--pixels", &"nowhere.safetensors"]);
+    fails(1, "model hub: owner/name", &[&"encode", &"--model", &"owner/name", &a]);
     fails(1, "no preset", &[&"random", &"--preset", &"12b", &"--output", &folder.path()]);
     fails(1, "f32", &[&"encode", &a, &"--dtype", &"bf16"]);
     fails(1, "aspect ratio", &[&"plan", &"--preset", &"11b", &"--tiles", &"5x1"]);

@@ -1,30 +1,18 @@
 //! Checkpoints by name, from the Hugging Face Hub: only the configuration and the shards that hold tensors of the
 //! encoder are fetched, into the Hub's usual cache, where the next run finds them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClientSync, HFError};
 
-use super::names;
+use super::read_index;
 use crate::error::{CheckpointError, Error, Result};
 
 /// Told about a transfer: the file, its bytes so far and its bytes in all.
 pub trait Transfer: Send + Sync {
     /// Some bytes of `file` have arrived. `total` is 0 where it is not known.
     fn progress(&self, file: &str, completed: u64, total: u64);
-}
-
-/// `OWNER/NAME`, if that is what the path looks like.
-pub fn repository_name(path: &Path) -> Option<&str> {
-    let text = path.to_str()?;
-    let (owner, name) = text.split_once('/')?;
-    let is_word = |word: &str| {
-        word.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c))
-    };
-    (is_word(owner) && is_word(name)).then_some(text)
 }
 
 /// Fetches what the encoder needs of a model and returns the folder it lies in. The token of a gated model is taken
@@ -50,31 +38,17 @@ pub fn fetch<T: Transfer + Clone + 'static>(model: &str, transfer: &T) -> Result
     optional("preprocessor_config.json")?;
     match optional("model.safetensors.index.json")? {
         Some(index) => {
-            for shard in shards(&index)? {
-                download(&shard).map_err(refuse)?;
+            let (shards, num_tensors) = read_index(&index)?;
+            if shards.is_empty() {
+                return Err(CheckpointError::NotAnEncoder { path: index, num_tensors }.into());
+            }
+            for shard in shards.keys() {
+                download(shard).map_err(refuse)?;
             }
         }
         None => drop(download("model.safetensors").map_err(refuse)?),
     }
     Ok(config.parent().unwrap_or(Path::new(".")).to_path_buf())
-}
-
-/// The shards that hold tensors of the encoder.
-fn shards(index: &Path) -> Result<BTreeSet<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let refuse = |e: serde_json::Error| CheckpointError::Index { path: index.to_path_buf(), reason: e.to_string() };
-    let Index { weight_map } = serde_json::from_str(&text).map_err(refuse)?;
-    let num_tensors = weight_map.len();
-    let ours = weight_map.into_iter().filter(|(name, _)| names::recognise(name).is_some());
-    let shards: BTreeSet<String> = ours.map(|(_, shard)| shard).collect();
-    if shards.is_empty() {
-        return Err(CheckpointError::NotAnEncoder { path: index.to_path_buf(), num_tensors }.into());
-    }
-    Ok(shards)
 }
 
 /// What the Hub said, and what to do about it.

@@ -218,24 +218,11 @@ impl Checkpoint {
     /// Reads the headers of those shards of an index that hold the encoder's tensors.
     fn from_index(path: &Path, index: &Path) -> Result<Self> {
         let refuse = |reason: String| CheckpointError::Index { path: index.to_path_buf(), reason };
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-        let Index { weight_map } = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
-        let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (name, shard) in weight_map.iter().filter(|(name, _)| names::recognise(name).is_some()) {
-            // A shard lies beside its index; anything else would let an index open files of its choice.
-            if Path::new(shard).file_name() != Some(std::ffi::OsStr::new(shard)) {
-                return Err(refuse(format!("{name} is said to be in {shard:?}, which is not a file name")).into());
-            }
-            shards.entry(shard).or_default().insert(name);
-        }
+        let (shards, num_other_tensors) = read_index(index)?;
         let folder = index.parent().unwrap_or(Path::new("."));
         let mut gathering = Gathering::new(path, false);
-        gathering.num_other_tensors = weight_map.len() - shards.values().map(BTreeSet::len).sum::<usize>();
-        for (shard, wanted) in shards {
+        gathering.num_other_tensors = num_other_tensors;
+        for (shard, wanted) in &shards {
             let file = folder.join(shard);
             if !file.is_file() {
                 return Err(refuse(format!(
@@ -262,6 +249,31 @@ impl Checkpoint {
 /// An element type as safetensors files name it.
 fn dtype_name(dtype: &std::result::Result<Dtype, String>) -> String {
     dtype.as_ref().map_or_else(Clone::clone, |dtype| dtype.safetensors_name().to_string())
+}
+
+/// The shards of an index that hold tensors of the encoder, each with their names; and how many tensors are others'.
+fn read_index(index: &Path) -> Result<(BTreeMap<String, BTreeSet<String>>, usize)> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let refuse = |reason: String| CheckpointError::Index { path: index.to_path_buf(), reason };
+    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+    let Index { weight_map } = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
+    let mut num_other_tensors = 0;
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, shard) in weight_map {
+        if names::recognise(&name).is_none() {
+            num_other_tensors += 1;
+            continue;
+        }
+        // A shard lies beside its index; anything else would let an index open files of its choice.
+        if Path::new(&shard).file_name() != Some(std::ffi::OsStr::new(&shard)) {
+            return Err(refuse(format!("{name} is said to be in {shard:?}, which is not a file name")).into());
+        }
+        shards.entry(shard).or_default().insert(name);
+    }
+    Ok((shards, num_other_tensors))
 }
 
 /// PyTorch's own files are Python pickles.

@@ -115,6 +115,7 @@ pub(super) enum DtypeName {
     /// The upper half of single precision
     Bf16,
     /// Half precision
+    #[value(alias = "f16")]
     Fp16,
 }
 
@@ -194,17 +195,32 @@ impl Model {
 }
 
 /// A path as it is; a name of the form OWNER/NAME that is no path here, from the hub.
-#[cfg(feature = "hub")]
 fn resolve(model: &Path) -> Result<PathBuf> {
-    use crate::checkpoint::hub;
-    match hub::repository_name(model).filter(|_| !model.exists()) {
-        Some(name) => hub::fetch(name, &super::progress::Transfer::new()),
+    match repository_name(model).filter(|_| !model.exists()) {
+        Some(name) => fetch(name),
         None => Ok(model.to_path_buf()),
     }
 }
 
-/// A path as it is: this build does not ask the hub.
+#[cfg(feature = "hub")]
+fn fetch(name: &str) -> Result<PathBuf> {
+    crate::checkpoint::hub::fetch(name, &super::progress::Transfer::new())
+}
+
 #[cfg(not(feature = "hub"))]
-fn resolve(model: &Path) -> Result<PathBuf> {
-    Ok(model.to_path_buf())
+fn fetch(name: &str) -> Result<PathBuf> {
+    let reason =
+        "there is no such folder, and this build does not ask the Hub: build it with --features hub".to_string();
+    Err(crate::Error::Hub { model: name.to_string(), reason })
+}
+
+/// `OWNER/NAME`, if that is what the path looks like.
+fn repository_name(path: &Path) -> Option<&str> {
+    let text = path.to_str()?;
+    let (owner, name) = text.split_once('/')?;
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c))
+    };
+    (is_word(owner) && is_word(name)).then_some(text)
 }
