@@ -4,39 +4,19 @@ mod common;
 mod stored;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use common::golden;
 use serde_json::json;
-use stored::{Stored, Weights, raw, read_weights, write, write_index, write_raw, write_shards};
-use tempfile::TempDir;
+use stored::{
+    Stored, Weights, folder, raw, read_weights, refusal, refused_to_open, tiny, write, write_index, write_raw,
+    write_shards,
+};
+use tilesight::Encoder;
 use tilesight::checkpoint::Checkpoint;
 use tilesight::error::CheckpointError;
-use tilesight::{Encoder, Error};
 
 const BIAS: &str = "clip.ln_pre.bias";
 const WEIGHT: &str = "clip.ln_pre.weight";
-
-fn tiny() -> Weights {
-    read_weights(&golden("tiny/model.safetensors"))
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-#[track_caller]
-fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> CheckpointError {
-    match result {
-        Err(Error::Checkpoint(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn refused_to_open(path: &Path) -> CheckpointError {
-    refusal(Checkpoint::open(path))
-}
 
 /// Asserts that a result matches a pattern, and shows it where it does not.
 macro_rules! assert_matches {

@@ -7,24 +7,12 @@ use std::path::Path;
 
 use common::{Case, F32_LIMIT, assert_close, golden};
 use safetensors::Dtype;
-use stored::{Stored, Weights, read_weights, to_hugging_face, to_meta, to_ranks, with_names, write, write_shards};
-use tempfile::TempDir;
+use stored::{
+    Stored, Weights, config, folder, tiny, to_hugging_face, to_meta, to_ranks, with_names, write, write_shards,
+};
+use tilesight::Encoder;
 use tilesight::checkpoint::{Checkpoint, NameFormat};
 use tilesight::plan::Semantics;
-use tilesight::{Encoder, EncoderConfig};
-
-/// The golden set `tiny`, in torchtune's names.
-fn tiny() -> Weights {
-    read_weights(&golden("tiny/model.safetensors"))
-}
-
-fn config() -> EncoderConfig {
-    EncoderConfig::from_file(&golden("tiny/config.json")).unwrap()
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
 
 /// The embeddings of a golden case of `tiny` from the weights at `path`.
 fn embeddings(path: &Path, semantics: Semantics) -> Vec<f32> {

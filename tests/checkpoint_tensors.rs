@@ -4,40 +4,15 @@
 mod common;
 mod stored;
 
-use std::path::Path;
-
 use common::golden;
 use safetensors::Dtype;
-use stored::{Stored, Weights, read_weights, to_hugging_face, to_meta, to_ranks, with_names, write};
-use tempfile::TempDir;
+use stored::{
+    Stored, Weights, config, folder, refusal, refused_to_open, tiny, to_hugging_face, to_meta, to_ranks, with_names,
+    write,
+};
 use tilesight::checkpoint::{Checkpoint, VisionWeights};
 use tilesight::error::CheckpointError;
 use tilesight::{Encoder, EncoderConfig, Error};
-
-fn tiny() -> Weights {
-    read_weights(&golden("tiny/model.safetensors"))
-}
-
-fn config() -> EncoderConfig {
-    EncoderConfig::from_file(&golden("tiny/config.json")).unwrap()
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-#[track_caller]
-fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> CheckpointError {
-    match result {
-        Err(Error::Checkpoint(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn refused_to_open(path: &Path) -> CheckpointError {
-    refusal(Checkpoint::open(path))
-}
 
 /// Why weights with these tensors do not load as `tiny`.
 #[track_caller]

@@ -1,33 +1,12 @@
 //! The encoder's parameters: the published geometries have the published sizes, and every rule that is broken has an
 //! error of its own.
 
+mod common;
+
+use common::{config_refusal as refusal, tiny_config as tiny};
+use tilesight::EncoderConfig;
 use tilesight::checkpoint::{NameFormat, expected_tensors};
 use tilesight::error::ConfigError;
-use tilesight::{EncoderConfig, Error};
-
-/// The golden set `tiny`, as its README has it.
-fn tiny() -> EncoderConfig {
-    EncoderConfig {
-        patch_size: 14,
-        num_heads: 2,
-        clip_embed_dim: 160,
-        clip_num_layers: 3,
-        clip_hidden_states: vec![0, 2],
-        num_layers_projection: 2,
-        decoder_embed_dim: 96,
-        tile_size: 28,
-        max_num_tiles: 4,
-        in_channels: 3,
-    }
-}
-
-#[track_caller]
-fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> ConfigError {
-    match result {
-        Err(Error::Config(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    }
-}
 
 /// `tiny` with one change.
 #[track_caller]

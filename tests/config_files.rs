@@ -5,38 +5,14 @@ mod common;
 
 use std::path::Path;
 
-use common::golden;
+use common::{config_refusal as refusal, golden, tiny_config as tiny};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tilesight::error::ConfigError;
 use tilesight::{EncoderConfig, Error};
 
-/// The golden set `tiny`, as its README has it.
-fn tiny() -> EncoderConfig {
-    EncoderConfig {
-        patch_size: 14,
-        num_heads: 2,
-        clip_embed_dim: 160,
-        clip_num_layers: 3,
-        clip_hidden_states: vec![0, 2],
-        num_layers_projection: 2,
-        decoder_embed_dim: 96,
-        tile_size: 28,
-        max_num_tiles: 4,
-        in_channels: 3,
-    }
-}
-
 fn parse(json: &Value) -> Result<EncoderConfig, Error> {
     EncoderConfig::from_json(&json.to_string(), Path::new("config.json"))
-}
-
-#[track_caller]
-fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> ConfigError {
-    match result {
-        Err(Error::Config(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

@@ -122,9 +122,10 @@ fn encode_pictures(
         output.integers(pictures.iter().flat_map(|p| p.canvas.aspect_ratio))?;
     }
     let bar = step_bar(encoder);
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(pictures.len());
     for batch in pictures::batches(&pictures, max_batch_tiles) {
-        bar.set_message(batch[0].path.display().to_string());
+        let (first, last) = (lines.len() + 1, lines.len() + batch.len());
+        bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
         let encodings = encoder.encode_tiles(&pictures::tiles(batch, &preprocessor)?)?;
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use safetensors::{Dtype, SafeTensors};
+use tilesight::error::ConfigError;
 use tilesight::plan::Plan;
-use tilesight::{Encoder, Pixels};
+use tilesight::{Encoder, EncoderConfig, Error, Pixels};
 
 /// The limit of float32 against float64, as max |a−b| / max |b|: every known wrong variant is above it, and torchtune
 /// itself stays below 1.1e-6.
@@ -16,6 +17,31 @@ pub const F32_LIMIT: f64 = 3e-6;
 /// A folder of golden data.
 pub fn golden(set: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(set)
+}
+
+/// The golden set `tiny`, as its README has it.
+pub fn tiny_config() -> EncoderConfig {
+    EncoderConfig {
+        patch_size: 14,
+        num_heads: 2,
+        clip_embed_dim: 160,
+        clip_num_layers: 3,
+        clip_hidden_states: vec![0, 2],
+        num_layers_projection: 2,
+        decoder_embed_dim: 96,
+        tile_size: 28,
+        max_num_tiles: 4,
+        in_channels: 3,
+    }
+}
+
+/// What is wrong with a configuration, where something is.
+#[track_caller]
+pub fn config_refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> ConfigError {
+    match result {
+        Err(Error::Config(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A tensor of a golden file, its values widened to f64.

@@ -11,6 +11,12 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, View};
+use tempfile::TempDir;
+use tilesight::checkpoint::Checkpoint;
+use tilesight::error::CheckpointError;
+use tilesight::{EncoderConfig, Error};
+
+use crate::common::golden;
 
 /// A tensor as a file holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +28,36 @@ pub struct Stored {
 
 /// A checkpoint's tensors, by name.
 pub type Weights = BTreeMap<String, Stored>;
+
+/// The golden set `tiny`, in torchtune's names.
+pub fn tiny() -> Weights {
+    read_weights(&golden("tiny/model.safetensors"))
+}
+
+/// The configuration of `tiny`.
+pub fn config() -> EncoderConfig {
+    EncoderConfig::from_file(&golden("tiny/config.json")).unwrap()
+}
+
+/// A folder that is gone when it is dropped.
+pub fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// What is wrong with a checkpoint, where something is.
+#[track_caller]
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> CheckpointError {
+    match result {
+        Err(Error::Checkpoint(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why a checkpoint is not opened.
+#[track_caller]
+pub fn refused_to_open(path: &Path) -> CheckpointError {
+    refusal(Checkpoint::open(path))
+}
 
 /// The tensors of a safetensors file.
 pub fn read_weights(path: &Path) -> Weights {
