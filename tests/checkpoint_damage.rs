@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use common::golden;
 use serde_json::json;
 use stored::{
-    Stored, Weights, folder, raw, read_weights, refusal, refused_to_open, tiny, write, write_index, write_raw,
-    write_shards,
+    Stored, Weights, assert_matches, folder, raw, read_weights, refusal, refused_to_open, tiny, write, write_index,
+    write_raw, write_shards,
 };
 use tilesight::Encoder;
 use tilesight::checkpoint::Checkpoint;
@@ -17,16 +17,6 @@ use tilesight::error::CheckpointError;
 
 const BIAS: &str = "clip.ln_pre.bias";
 const WEIGHT: &str = "clip.ln_pre.weight";
-
-/// Asserts that a result matches a pattern, and shows it where it does not.
-macro_rules! assert_matches {
-    ($found:expr, $($pattern:tt)+) => {
-        match $found {
-            $($pattern)+ => {}
-            other => panic!("{other:?}"),
-        }
-    };
-}
 
 #[test]
 fn nothing_there() {

@@ -7,8 +7,8 @@ mod stored;
 use common::golden;
 use safetensors::Dtype;
 use stored::{
-    Stored, Weights, config, folder, refusal, refused_to_open, tiny, to_hugging_face, to_meta, to_ranks, with_names,
-    write,
+    Stored, Weights, assert_matches, config, folder, refusal, refused_to_open, tiny, to_hugging_face, to_meta,
+    to_ranks, with_names, write,
 };
 use tilesight::checkpoint::{Checkpoint, VisionWeights};
 use tilesight::error::CheckpointError;
@@ -21,16 +21,6 @@ fn refused_to_load(weights: &Weights) -> CheckpointError {
     let path = folder.path().join("model.safetensors");
     write(weights, &path);
     refusal(VisionWeights::load(&Checkpoint::open(&path).unwrap(), &config()))
-}
-
-/// Asserts that a result matches a pattern, and shows it where it does not.
-macro_rules! assert_matches {
-    ($found:expr, $($pattern:tt)+) => {
-        match $found {
-            $($pattern)+ => {}
-            other => panic!("{other:?}"),
-        }
-    };
 }
 
 #[test]

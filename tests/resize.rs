@@ -69,7 +69,7 @@ fn load(weights: &Weights, config: &EncoderConfig) -> tilesight::Result<VisionWe
 
 /// The four tables as they were loaded.
 fn loaded_tables(weights: &VisionWeights) -> BTreeMap<&'static str, Vec<f32>> {
-    let TokenPositions::Gated { local, .. } = &weights.token_positions else { panic!("no tables") };
+    let TokenPositions::Gated { local } = &weights.token_positions else { panic!("no tables") };
     let tables = weights.tables.as_ref().unwrap();
     let [pre_tile, global, post_tile] = [&tables.pre_tile, &tables.global, &tables.post_tile].map(|t| t.to_f32());
     [(LOCAL, local.clone()), (GLOBAL, global), (PRE_TILE, pre_tile), (POST_TILE, post_tile)].into()

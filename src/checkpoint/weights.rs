@@ -39,13 +39,11 @@ pub struct VisionWeights {
 pub enum TokenPositions {
     /// `x + embedding[row]`, `[N, C]`: torchtune's model for one tile.
     Plain(Vec<f32>),
-    /// `x + (1 − tanh(gate))·embedding[row] + tanh(gate)·global[tile][row]`, `[N, C]`; the global part is in
-    /// [`PositionTables`].
+    /// `x + (1 − tanh(gate))·embedding[row] + tanh(gate)·global[tile][row]`, `[N, C]`; the global part and the
+    /// gate are in [`PositionTables`].
     Gated {
         /// `[N, C]`.
         local: Vec<f32>,
-        /// Before tanh.
-        gate: f32,
     },
 }
 
@@ -292,14 +290,13 @@ impl Loading<'_> {
             };
             let gate = |table: &str| -> Result<f32> { Ok(self.vector(&gate_of(table))?[0]) };
             let local = resized(names::LOCAL_POSITIONS)?.to_f32();
-            let global_gate = gate(names::GLOBAL_POSITIONS)?;
             let tables = PositionTables::new(
                 config,
                 self.format == NameFormat::HuggingFace,
                 [resized(names::PRE_TILE)?, resized(names::GLOBAL_POSITIONS)?, resized(names::POST_TILE)?],
-                [gate(names::PRE_TILE)?, global_gate, gate(names::POST_TILE)?],
+                [gate(names::PRE_TILE)?, gate(names::GLOBAL_POSITIONS)?, gate(names::POST_TILE)?],
             );
-            (TokenPositions::Gated { local, gate: global_gate }, Some(tables))
+            (TokenPositions::Gated { local }, Some(tables))
         } else {
             (TokenPositions::Plain(self.vector(names::PLAIN_POSITIONS)?), None)
         };

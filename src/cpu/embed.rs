@@ -67,7 +67,7 @@ pub(super) fn tile_position(
             }
             match &weights.token_positions {
                 TokenPositions::Plain(positions) => add_scaled(token, &positions[row * width..(row + 1) * width], 1.0),
-                TokenPositions::Gated { local, .. } => {
+                TokenPositions::Gated { local } => {
                     add_scaled(token, &local[row * width..(row + 1) * width], 1.0 - position_gate);
                     if let Some((tables, block)) = block {
                         let start = (block * tokens + row) * width;

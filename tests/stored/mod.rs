@@ -3,7 +3,7 @@
 //! The names are those of the reference implementations, written down here a second time and not taken from the
 //! loader: torchtune's `llama3_2_vision/_convert_weights.py`, Meta's `multimodal/encoder_utils.py` and Hugging Face's
 //! `mllama/modeling_mllama.py`.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +17,17 @@ use tilesight::error::CheckpointError;
 use tilesight::{EncoderConfig, Error};
 
 use crate::common::golden;
+
+/// Asserts that a result matches a pattern, and shows it where it does not.
+macro_rules! assert_matches {
+    ($found:expr, $($pattern:tt)+) => {
+        match $found {
+            $($pattern)+ => {}
+            other => panic!("{other:?}"),
+        }
+    };
+}
+pub(crate) use assert_matches;
 
 /// A tensor as a file holds it.
 #[derive(Debug, Clone, PartialEq)]
