@@ -44,9 +44,7 @@ impl Capacity {
                 let items = |rows: usize| rows.div_ceil(ATTENTION_QUERIES);
                 add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
             }
-            // Equal tiles are projected once and copied.
-            let projected = image.output.iter().collect::<std::collections::BTreeSet<_>>().len();
-            add(&mut sum.projected_rows, projected.saturating_mul(tokens));
+            add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
             add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
         }
         sum
