@@ -141,10 +141,13 @@ impl Kernel<'_> {
         let output = prepare().and_then(|()| command.output()).map_err(|error| failed_to("run nvcc", error))?;
         let report = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
-            eprintln!("{command:?}\n{}{report}", String::from_utf8_lossy(&output.stdout));
+            // Without the environment, which Debug of the whole command shows: it may hold what no log should.
+            let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+            eprintln!("{} {}", command.get_program().display(), arguments.join(" "));
+            eprintln!("{}{report}", String::from_utf8_lossy(&output.stdout));
             return Err(Failure {
                 cause: format!("nvcc refuses {}", source.display()),
-                remedy: "see its message below".into(),
+                remedy: "correct what its message below names".into(),
             });
         }
         fs::write(self.output("ptxas"), report.as_bytes())

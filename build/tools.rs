@@ -8,8 +8,6 @@ use std::process::Command;
 use super::Failure;
 
 const OLDEST_NVCC: (u32, u32) = (12, 4);
-const REMEDY: &str =
-    "run scripts/toolchain of the repository, set NVCC or CUDA_HOME, or build without the feature `cuda`";
 
 /// A compiler that runs and is new enough.
 pub struct Nvcc {
@@ -32,16 +30,16 @@ fn toolchain(file: &str) -> PathBuf {
 
 pub fn nvcc() -> Result<Nvcc, Failure> {
     let path = find_nvcc()?;
+    let version = version(&path)?;
     println!("cargo::rerun-if-changed={}", path.display());
     name_tool("NVCC", &path);
-    // Of cc's flags only the host compiler's are for a fatbin; the rest is for objects that get linked.
+    // Of cc's flags only the host compiler's name is for a fatbin; the rest is for objects that get linked.
     let mut build = cc::Build::new();
     build.cpp(true).cuda(true).no_default_flags(true).inherit_rustflags(false).warnings(false).extra_warnings(false);
     let compiler = build.try_get_compiler().map_err(|error| Failure {
         cause: format!("cannot find a host compiler for nvcc: {error}"),
         remedy: "install a C++ compiler, or name one with CXX".into(),
     })?;
-    let version = version(compiler.path())?;
     Ok(Nvcc { compiler, version })
 }
 
@@ -56,20 +54,25 @@ fn find_nvcc() -> Result<PathBuf, Failure> {
     }
     places.push(toolchain("nvidia/cu13/bin/nvcc"));
     let path = variable("PATH").unwrap_or_default();
-    places.extend(env::split_paths(&path).map(|folder| folder.join("nvcc")));
-    places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    places.iter().cloned().chain(on_path).find(|place| place.is_file()).ok_or_else(|| {
         let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
         Failure {
-            cause: format!("the feature `cuda` needs nvcc, which is none of {}", places.join(", ")),
-            remedy: REMEDY.into(),
+            cause: format!("the feature `cuda` needs nvcc, which is neither {} nor on PATH", places.join(" nor ")),
+            remedy: "run scripts/toolchain of the repository, or set NVCC or CUDA_HOME".into(),
         }
     })
 }
 
 fn version(nvcc: &Path) -> Result<String, Failure> {
-    let refuse = |what: &str| Failure { cause: format!("{} {what}", nvcc.display()), remedy: REMEDY.into() };
-    let output =
-        Command::new(nvcc).arg("--version").output().map_err(|error| refuse(&format!("does not run: {error}")))?;
+    let refuse = |what: &str| Failure {
+        cause: format!("{} {what}", nvcc.display()),
+        remedy: "unset what leads to it of NVCC, CUDA_HOME and CUDA_PATH and run scripts/toolchain of the repository, \
+                 or set NVCC to another one"
+            .into(),
+    };
+    let output = Command::new(nvcc).arg("--version").output();
+    let output = output.map_err(|error| refuse(&format!("does not run: {error}")))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     // "Cuda compilation tools, release 13.0, V13.0.88"
     let release = text.split_once("release ").and_then(|(_, rest)| rest.split(',').next()?.split_once('.'));
@@ -77,10 +80,8 @@ fn version(nvcc: &Path) -> Result<String, Failure> {
     match release {
         None => Err(refuse("does not tell its version as nvcc does")),
         Some((major, minor)) if (major, minor) < OLDEST_NVCC => {
-            let (oldest_major, oldest_minor) = OLDEST_NVCC;
-            Err(refuse(&format!(
-                "is of CUDA {major}.{minor}, and {oldest_major}.{oldest_minor} is the oldest that will do"
-            )))
+            let (oldest, since) = OLDEST_NVCC;
+            Err(refuse(&format!("is of CUDA {major}.{minor}, and {oldest}.{since} is the oldest that will do")))
         }
         Some(_) => Ok(text),
     }
