@@ -28,7 +28,12 @@ impl<'m> Matrix<'m> {
     ///
     /// # Panics
     /// Where it does not fit there.
-    pub(crate) fn new(memory: &'m DeviceMemory, offset: usize, [rows, width, stride]: [usize; 3], dtype: Dtype) -> Self {
+    pub(crate) fn new(
+        memory: &'m DeviceMemory,
+        offset: usize,
+        [rows, width, stride]: [usize; 3],
+        dtype: Dtype,
+    ) -> Self {
         assert!(width <= stride && offset.is_multiple_of(16), "rows of a matrix overlap or are not aligned");
         let bytes = rows.checked_mul(stride).and_then(|len| len.checked_mul(dtype.size()));
         let end = bytes.and_then(|bytes| bytes.checked_add(offset));
