@@ -34,7 +34,9 @@ pub enum Fault {
         limit: u64,
     },
     /// A shared address is outside of the block's shared memory.
-    #[error("{kernel}: {thread}: {operation} of {bytes} bytes at shared address {address:#x}, outside of {shared_bytes} bytes")]
+    #[error(
+        "{kernel}: {thread}: {operation} of {bytes} bytes at shared address {address:#x}, outside of {shared_bytes} bytes"
+    )]
     OutOfBounds {
         /// The entry.
         kernel: &'static str,
