@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+mod cuda;
 mod image;
 mod input;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use checkpoint::CheckpointError;
 pub use config::ConfigError;
+pub use cuda::CudaError;
 pub use image::ImageError;
 pub use input::InputError;
 
@@ -34,6 +36,9 @@ pub enum Error {
     /// The tensors or options of one call do not fit the model.
     #[error("input: {0}")]
     Input(#[from] InputError),
+    /// The GPU, its driver or a library beside it failed or is missing.
+    #[error("CUDA: {0}")]
+    Cuda(#[from] CudaError),
     /// A file could not be opened, read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -1,0 +1,61 @@
+//! Every kernel against float64, on the shapes that break kernels: one row, one key, rows and widths that fill no tile,
+//! outliers, poisoned surroundings.
+
+mod bench;
+mod measure;
+
+use crate::dtype::Dtype;
+use crate::error::CudaError;
+
+use super::driver::{Context, Stream};
+use super::ops::{self, Kernels};
+pub(crate) use bench::{Bench, DeviceMatrix};
+pub(crate) use measure::{Draw, relative_error, rounding_error};
+
+/// One kernel on one shape.
+pub(crate) struct Case {
+    /// The kernel's name.
+    pub(crate) kernel: &'static str,
+    /// The shape, and what is odd about it.
+    pub(crate) shape: String,
+    /// Runs it.
+    pub(crate) run: Box<dyn Fn(&Bench) -> Result<Finding, CudaError>>,
+}
+
+/// How far a kernel's result is from float64.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Finding {
+    /// ‖found − expected‖ / ‖expected‖; NaN where something was not written, or was written that must not be.
+    pub(crate) error: f64,
+    /// The most it may be.
+    pub(crate) limit: f64,
+}
+
+impl Finding {
+    /// Whether the error is a number within the limit.
+    pub(crate) fn passes(&self) -> bool {
+        self.error <= self.limit
+    }
+}
+
+/// The cases of all kernels for an element type.
+fn cases(_dtype: Dtype) -> Vec<Case> {
+    Vec::new()
+}
+
+/// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
+pub(crate) fn run(
+    ordinal: usize,
+    dtype: Dtype,
+    mut found: impl FnMut(&Case, Result<Finding, CudaError>),
+) -> Result<(), CudaError> {
+    let context = Context::new(ordinal)?;
+    let stream = Stream::new(&context)?;
+    let kernels = Kernels::load(&context, dtype, ops::all())?;
+    let bench = Bench::new(&context, &kernels, &stream);
+    for case in cases(dtype) {
+        let finding = (case.run)(&bench);
+        found(&case, finding);
+    }
+    Ok(())
+}

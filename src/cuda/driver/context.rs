@@ -1,0 +1,162 @@
+//! The driver, its GPUs, and a context on one.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute};
+
+use super::check;
+use crate::error::CudaError;
+
+/// The machine code of CUDA 13 needs a driver that knows CUDA 13 (release 580 and later).
+const LEAST_VERSION: u32 = 13000;
+
+/// What a GPU is, as far as the engine asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeviceModel {
+    /// The driver's name for it.
+    pub(crate) name: String,
+    /// Compute capability.
+    pub(crate) capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub(crate) num_multiprocessors: u32,
+    /// Bytes of memory.
+    pub(crate) total_bytes: usize,
+}
+
+/// The primary context of one GPU, retained while this lives.
+#[derive(Debug)]
+pub(crate) struct Context {
+    handle: sys::CUcontext,
+    device: CUdevice,
+    ordinal: usize,
+    model: DeviceModel,
+}
+
+// SAFETY: a context's handle is a plain token of the driver, whose functions may be called from any thread.
+unsafe impl Send for Context {}
+// SAFETY: as above; nothing here is mutable.
+unsafe impl Sync for Context {}
+
+/// Loads and starts the driver; returns CUDA's version as it reports it.
+fn start() -> Result<u32, CudaError> {
+    // The bindings panic at a missing library; so look first.
+    // SAFETY: loading the driver's library runs its initialisers only.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    // SAFETY: 0 is the only value the flags may have.
+    check("cuInit", unsafe { sys::cuInit(0) })?;
+    let mut version: c_int = 0;
+    // SAFETY: the pointer is to a live integer.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let found = version.unsigned_abs();
+    if found < LEAST_VERSION {
+        return Err(CudaError::OldDriver { found, needed: LEAST_VERSION });
+    }
+    Ok(found)
+}
+
+/// The GPUs of this machine.
+pub(crate) fn list_devices() -> Result<Vec<DeviceModel>, CudaError> {
+    start()?;
+    let mut count: c_int = 0;
+    // SAFETY: the pointer is to a live integer.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    (0..count).map(|ordinal| model(device(ordinal)?)).collect()
+}
+
+/// The driver's handle of a GPU.
+fn device(ordinal: c_int) -> Result<CUdevice, CudaError> {
+    let mut device: CUdevice = 0;
+    // SAFETY: the pointer is to a live handle; the driver checks the number.
+    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal) })?;
+    Ok(device)
+}
+
+/// Asks the driver what a GPU is.
+fn model(device: CUdevice) -> Result<DeviceModel, CudaError> {
+    let mut name = [0 as c_char; 256];
+    // SAFETY: the buffer is as long as said; the driver ends the name within it.
+    check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device) })?;
+    // SAFETY: the last byte was kept from the driver and is zero.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+    let mut total_bytes = 0;
+    // SAFETY: the pointer is to a live integer.
+    check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut total_bytes, device) })?;
+    let attribute = |attribute: CUdevice_attribute| -> Result<u32, CudaError> {
+        let mut value: c_int = 0;
+        // SAFETY: the pointer is to a live integer.
+        check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+        Ok(value.unsigned_abs())
+    };
+    let capability = (
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let num_multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    Ok(DeviceModel { name, capability, num_multiprocessors, total_bytes })
+}
+
+impl Context {
+    /// The primary context of GPU number `ordinal`, current on this thread.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`OldDriver`](CudaError::OldDriver), [`NoDevice`](CudaError::NoDevice),
+    /// [`Driver`](CudaError::Driver).
+    pub(crate) fn new(ordinal: usize) -> Result<Arc<Self>, CudaError> {
+        start()?;
+        let mut found: c_int = 0;
+        // SAFETY: the pointer is to a live integer.
+        check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut found) })?;
+        let number = c_int::try_from(ordinal).ok().filter(|number| *number < found);
+        let number = number.ok_or(CudaError::NoDevice { ordinal, found: found.unsigned_abs() as usize })?;
+        let device = device(number)?;
+        let model = model(device)?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the pointer is to a live handle; the context is released once, when this is dropped.
+        check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut handle, device) })?;
+        let context = Arc::new(Self { handle, device, ordinal, model });
+        context.bind()?;
+        Ok(context)
+    }
+
+    /// Makes this the calling thread's context, which all calls that name no stream need.
+    pub(crate) fn bind(&self) -> Result<(), CudaError> {
+        // SAFETY: the handle is retained while `self` lives.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
+    }
+
+    /// Waits until the GPU has done all that this process gave it.
+    pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: the context is current.
+        check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
+    }
+
+    /// Bytes of the GPU's memory that are free; 0 where the driver does not say.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both pointers are to live integers.
+        let status = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        if check("cuMemGetInfo", status).is_ok() { free as u64 } else { 0 }
+    }
+
+    /// The GPU's number.
+    pub(crate) fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// What the GPU is.
+    pub(crate) fn model(&self) -> &DeviceModel {
+        &self.model
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // A failure cannot be told from here, and there is nothing left to use.
+        // SAFETY: retained once by `new`, released once here; every owner of a handle in it holds it alive.
+        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+    }
+}
