@@ -52,11 +52,11 @@ __device__ void multiply(const MultiplyParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(32) multiply_bf16(const __grid_constant__ MultiplyParams params) {
+extern "C" __global__ void __launch_bounds__(32) multiply_once_bf16(const __grid_constant__ MultiplyParams params) {
     multiply<Bf16>(params);
 }
 
-extern "C" __global__ void __launch_bounds__(32) multiply_fp16(const __grid_constant__ MultiplyParams params) {
+extern "C" __global__ void __launch_bounds__(32) multiply_once_fp16(const __grid_constant__ MultiplyParams params) {
     multiply<Fp16>(params);
 }
 

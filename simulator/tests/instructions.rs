@@ -127,15 +127,15 @@ fn products_of_matrices_are_products_of_matrices() {
     // Whole numbers below 2^24 all along, so any order of summation gives this.
     let expected: Matrix<16, 8> =
         std::array::from_fn(|m| std::array::from_fn(|n| c[m][n] + (0..16).map(|k| a[m][k] * b[k][n]).sum::<f32>()));
-    assert_eq!(multiply("multiply_bf16", bf16, &a, &b, &c), expected);
-    assert_eq!(multiply("multiply_fp16", fp16, &a, &b, &c), expected);
+    assert_eq!(multiply("multiply_once_bf16", bf16, &a, &b, &c), expected);
+    assert_eq!(multiply("multiply_once_fp16", fp16, &a, &b, &c), expected);
 }
 
 #[test]
 fn a_product_is_exact_and_a_sum_is_single() {
     // (1 + 2^-7)^2 and (1 + 2^-10)^2 need 15 and 21 bits.
     for (kernel, bits, step) in
-        [("multiply_bf16", bf16 as fn(f32) -> u16, 1.0 / 128.0), ("multiply_fp16", fp16, 1.0 / 1024.0)]
+        [("multiply_once_bf16", bf16 as fn(f32) -> u16, 1.0 / 128.0), ("multiply_once_fp16", fp16, 1.0 / 1024.0)]
     {
         let (mut a, mut b, mut c) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
         (a[3][5], b[5][6]) = (1.0 + step, 1.0 + step);
@@ -150,7 +150,7 @@ fn what_is_not_finite_stays_so() {
     let (mut a, mut b, c) = ([[1.0; 16]; 16], [[1.0; 8]; 16], [[0.0; 8]; 16]);
     a[2][9] = f32::INFINITY;
     b[9][4] = 0.0;
-    let product = multiply("multiply_bf16", bf16, &a, &b, &c);
+    let product = multiply("multiply_once_bf16", bf16, &a, &b, &c);
     assert!(product[2][4].is_nan());
     assert_eq!((product[2][3], product[3][4], product[3][3]), (f32::INFINITY, 15.0, 16.0));
 }
