@@ -6,8 +6,12 @@ use std::{env, fs};
 
 /// Where kernels are, from the simulator's directory; what their modules' names start with; the compute capability that
 /// their instructions ask for, ten times the major number plus the minor one.
-const KERNELS: [(&str, &str, u32); 3] =
-    [("../kernels", "", 80), ("../kernels/sm90", "sm90/", 90), ("kernels", "simulator/", 80)];
+const KERNELS: [(&str, &str, u32); 4] = [
+    ("../kernels", "", 80),
+    ("../kernels/sm90", "sm90/", 90),
+    ("kernels", "simulator/", 80),
+    ("kernels/sm90", "simulator/sm90/", 90),
+];
 
 /// An entry point as its line of source gives it.
 struct Entry {
@@ -46,10 +50,9 @@ fn main() {
     }
     // By name, portable kernels before others.
     entries.sort_by(|a, b| (&a.name, a.capability, &a.module).cmp(&(&b.name, b.capability, &b.module)));
-    for pair in
-        entries.windows(2).filter(|pair| (&pair[0].name, pair[0].capability) == (&pair[1].name, pair[1].capability))
-    {
-        panic!("entry {} is in {} and in {}: rename one of them", pair[0].name, pair[0].module, pair[1].module);
+    let alike = |a: &Entry, b: &Entry| (&a.name, a.capability) == (&b.name, b.capability);
+    if let Some((a, b)) = entries.iter().zip(entries.iter().skip(1)).find(|(a, b)| alike(a, b)) {
+        panic!("entry {} is in {} and in {}: rename one of them", a.name, a.module, b.module);
     }
     write_if_changed(&out.join("entries.rs"), &entry_table(&entries));
     compile(&root, units);

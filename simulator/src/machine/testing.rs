@@ -109,9 +109,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The entry of that name. Panics if there is none.
+    /// The entry of that name, the portable one where others have the same. Panics if there is none.
     pub fn named(name: &str) -> Self {
-        let entry = entry(name).unwrap_or_else(|| panic!("no kernel has an entry {name}"));
+        Self::of(entry(name).unwrap_or_else(|| panic!("no kernel has an entry {name}")))
+    }
+
+    /// This entry.
+    pub fn of(entry: &'static Entry) -> Self {
         Self {
             entry,
             grid: [1; 3],
