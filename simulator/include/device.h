@@ -111,7 +111,8 @@ struct SimulatorShuffle {
     uint32_t source;
 };
 
-// "shfl.sync": `last` is the last lane that a lane may read of, or the first where `up`; beyond it a lane keeps its own.
+// "shfl.sync": lanes come in groups of `width`, a power of two; a lane whose source is beyond its group, at the end that
+// the direction leads to, keeps its own value.
 template <class T>
 inline T simulator_shuffle(SimulatorOperation operation, uint32_t mask, T value, int32_t source, int32_t width) {
     static_assert(sizeof(T) == 4, "a shuffle moves one register");

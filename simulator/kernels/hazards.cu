@@ -55,6 +55,18 @@ extern "C" __global__ void __launch_bounds__(128) hazard_lanes(const __grid_cons
     }
 }
 
+// Scratch of a warp's own, which is another's too.
+extern "C" __global__ void __launch_bounds__(128) hazard_scratch(const __grid_constant__ HazardParams params) {
+    uint32_t* shared = reinterpret_cast<uint32_t*>(dynamic_shared());
+    uint32_t* scratch = shared + (params.ordered != 0 ? threadIdx.x / 32 * 32 : 0);
+    for (uint32_t round = 0; round < params.rounds; ++round) {
+        scratch[threadIdx.x % 32] = params.input[128 * round + neighbour()];
+        __syncwarp();
+        params.output[128 * round + threadIdx.x] = scratch[(threadIdx.x + 1) % 32];
+        __syncwarp();
+    }
+}
+
 __device__ void copy_row(uint32_t* shared, const HazardParams& params, uint32_t round) {
     if (threadIdx.x < 32) {
         copy_async(shared_address(shared + 4 * threadIdx.x), params.input + 128 * round + 4 * threadIdx.x, 16);

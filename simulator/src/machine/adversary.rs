@@ -19,7 +19,7 @@ pub enum Landing {
 pub enum Order {
     /// By their index.
     Ascending,
-    /// By the seed, anew between any two barriers.
+    /// By the seed, anew between any two barriers; warps one after another, or in turns.
     Seeded,
 }
 
