@@ -1,8 +1,9 @@
 //! Each instruction against examples worked out by hand from the PTX manual.
 
 use tilesight_simulator::machine::testing::{Buffer, Kernel, Params, SEEDS};
+use tilesight_simulator::machine::{Adversary, Landing};
 
-/// The bits of 1.0 times a small whole number, exact in both types.
+/// bf16 bits of a number that it holds exactly.
 fn bf16(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
@@ -67,6 +68,40 @@ fn load_matrices_transposed_spreads_columns() {
     assert_eq!(fragments[3], [pair(60, 70), pair(160, 170), pair(260, 270), pair(360, 370)]);
     assert_eq!(fragments[4], [pair(1, 11), pair(101, 111), pair(201, 211), pair(301, 311)]);
     assert_eq!(fragments[31], [pair(67, 77), pair(167, 177), pair(267, 277), pair(367, 377)]);
+}
+
+#[test]
+fn copies_fill_up_with_zeros() {
+    // The last lane's source has 3 bytes, and no more is read.
+    let num_bytes: Vec<u32> = (0..31).map(|lane| lane % 17).chain([3]).collect();
+    let source: Vec<u8> = (0..31 * 16 + 3).map(|byte| 1 + (byte % 250) as u8).collect();
+    let expected = (0..32).flat_map(|lane| (0..16).map(move |byte| (lane, byte)));
+    let expected =
+        expected.map(|(lane, byte)| if byte < num_bytes[lane] as usize { source[16 * lane + byte] } else { 0 });
+    let expected: Vec<u8> = expected.collect();
+    for seed in SEEDS {
+        let (source, num_bytes, copies) = (Buffer::of(&source), Buffer::of(&num_bytes), Buffer::poisoned::<u8>(512));
+        let params = Params::new().buffer(&source).buffer(&num_bytes).buffer(&copies);
+        Kernel::named("copy_once").shared_bytes(512).seed(seed).run(&params).unwrap();
+        assert_eq!(copies.read::<u8>(), expected);
+    }
+}
+
+/// Which of four copies of 16 bytes have landed after each of three waits.
+fn landed(landing: Landing) -> Vec<bool> {
+    let source = Buffer::of(&[7u8; 64]);
+    let copies = Buffer::poisoned::<u8>(192);
+    let adversary = Adversary { landing, ..Adversary::default() };
+    let kernel = Kernel::named("copy_groups").shared_bytes(64).adversary(adversary);
+    kernel.run(&Params::new().buffer(&source).buffer(&copies)).unwrap();
+    copies.read::<[u8; 16]>().iter().map(|copy| *copy == [7; 16]).collect()
+}
+
+#[test]
+fn waits_are_for_groups() {
+    let expected = [[true, false, false, false], [true, true, true, false], [true, true, true, false]];
+    assert_eq!(landed(Landing::Late), expected.as_flattened());
+    assert_eq!(landed(Landing::AtIssue), [true; 12]);
 }
 
 type Matrix<const ROWS: usize, const COLUMNS: usize> = [[f32; COLUMNS]; ROWS];

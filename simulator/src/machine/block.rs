@@ -1,5 +1,5 @@
-//! The threads of one block: warps take turns, each as far as it can get; the lanes of a warp run from one meeting to the
-//! next, and a meeting takes place when all it concerns are there.
+//! The threads of one block: warps run from barrier to barrier in an order that the seed gives; the lanes of a warp run
+//! from one meeting to the next, which takes place when all it concerns are there.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -224,7 +224,7 @@ impl<'a> Block<'a> {
             runnable &= !(1 << lane);
             let thread = &self.threads[warp.first + lane];
             // SAFETY: the slot is this host thread's own, and lives as long as it.
-            unsafe { self.slot.write(thread.record.as_ptr()) };
+            unsafe { self.slot.write(ptr::from_ref(thread).cast()) };
             match self.fibers[warp.first + lane].resume(()) {
                 CoroutineResult::Return(()) => warp.returned |= 1 << lane,
                 CoroutineResult::Yield(request) if request.operation == Operation::Fault => {

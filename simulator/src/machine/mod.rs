@@ -57,7 +57,7 @@ impl Launch<'_> {
         if asked > limit {
             return Err(refuse("tenfold compute capability", asked, limit));
         }
-        let num_threads = self.block.into_iter().map(u64::from).product();
+        let num_threads = self.block.into_iter().map(u64::from).fold(1, u64::saturating_mul);
         at_most("threads of a block", num_threads, self.entry.max_threads.min(self.device.max_threads))?;
         for (blocks, limit) in self.grid.into_iter().zip(self.device.max_grid) {
             at_most("blocks of a grid", blocks.into(), limit)?;

@@ -19,7 +19,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use super::shared::Guarded;
 use super::{Adversary, DeviceModel, Entry, Fault, Launch, entry, run};
 
-/// Enough that a hazard between two warps shows under some and, far more often than not, hides under others.
+/// Enough that a hazard between two warps shows under some of them.
 pub const SEEDS: Range<u64> = 0..8;
 
 /// Global memory of exactly one array, aligned to 1024 bytes, between redzones.
