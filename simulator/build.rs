@@ -61,7 +61,8 @@ fn main() {
 fn kernel_files(directory: &Path) -> Vec<PathBuf> {
     let listing = fs::read_dir(directory).expect("the directory of kernels can be listed");
     let files = listing.map(|item| item.expect("the directory of kernels can be listed").path());
-    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|extension| extension == "cu")).collect();
+    let is_kernel = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cu");
+    let mut files: Vec<_> = files.filter(is_kernel).collect();
     files.sort();
     files
 }
@@ -72,8 +73,8 @@ fn find_entries(file: &Path, module: &str, capability: u32) -> Vec<Entry> {
     let parse = |line| {
         parse_entry(line, module, capability).unwrap_or_else(|| {
             panic!(
-                "{}: entry {line:?} is not of the form this script reads: write it on one line as \
-                 extern \"C\" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Params params) {{",
+                "{}: entry {line:?} is not of the form this script reads: write it on one line as extern \"C\" \
+                 __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Params params) {{",
                 file.display()
             )
         })
@@ -104,9 +105,9 @@ fn parse_entry(line: &str, module: &str, capability: u32) -> Option<Entry> {
     })
 }
 
-/// The kernel's file and, for each entry, its record: what `src/machine/entries.rs` reads as `EntryRecord`. Two files may
-/// give one name to different things: a namespace keeps their functions and types apart, and a prefix their entries, for
-/// which C has no namespaces.
+/// The kernel's file and, for each entry, its record: what `src/machine/entries.rs` reads as `EntryRecord`. Two files
+/// may give one name to different things: a namespace keeps their functions and types apart, and a prefix their
+/// entries, for which C has no namespaces.
 fn translation_unit(file: &Path, entries: &[Entry]) -> String {
     let mut unit = String::from("#include <entry.h>\n");
     for Entry { symbol, name, .. } in entries {
@@ -147,9 +148,9 @@ fn compile(root: &Path, units: Vec<PathBuf>) {
     build.cpp(true).std("c++17").opt_level(2).debug(true).cpp_link_stdlib(None);
     build.include(root.join("include")).include(root.join("../kernels"));
     build.flag("-include").flag("device.h").files(units).file(root.join("src/machine/native.cc"));
-    // `#pragma unroll` is nvcc's. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product is
-    // contracted, so that results are the same on every host. A register that is read before it is written is a large
-    // number rather than what happened to be there.
+    // `#pragma unroll` is nvcc's. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product
+    // is contracted, so that results are the same on every host. A register that is read before it is written is a
+    // large number rather than what happened to be there.
     build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fvisibility=hidden").flag("-ffp-contract=off");
     build.flag_if_supported("-ftrivial-auto-var-init=pattern");

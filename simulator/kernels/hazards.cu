@@ -1,5 +1,5 @@
-// Kernels of the simulator's own tests, no part of the engine: programs that lack one thing that orders them, and have it
-// where `ordered` is set. All of them move values between the threads of one block, through shared memory.
+// Kernels of the simulator's own tests, no part of the engine: programs that lack one thing that orders them, and have
+// it where `ordered` is set. All of them move values between the threads of one block, through shared memory.
 #include <stdint.h>
 
 #include <ptx.cuh>

@@ -107,9 +107,9 @@ fn waits_are_for_groups() {
 type Matrix<const ROWS: usize, const COLUMNS: usize> = [[f32; COLUMNS]; ROWS];
 
 /// a * b + c through the kernel, elements placed by the manual's table for mma.m16n8k16: element i of A's fragment of a
-/// lane is in row groupID (+ 8 unless i is 0, 1, 4 or 5) and column 2 * threadID_in_group + (i & 1) (+ 8 from i = 4 on);
-/// element i of B's in row 2 * threadID_in_group + (i & 1) (+ 8 from i = 2 on) and column groupID; element i of C's in row
-/// groupID (+ 8 from i = 2 on) and column 2 * threadID_in_group + (i & 1).
+/// lane is in row groupID (+ 8 unless i is 0, 1, 4 or 5) and column 2 * threadID_in_group + (i & 1) (+ 8 from i = 4
+/// on); element i of B's in row 2 * threadID_in_group + (i & 1) (+ 8 from i = 2 on) and column groupID; element i of
+/// C's in row groupID (+ 8 from i = 2 on) and column 2 * threadID_in_group + (i & 1).
 fn multiply(
     kernel: &str,
     bits: fn(f32) -> u16,

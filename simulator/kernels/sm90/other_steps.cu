@@ -1,5 +1,5 @@
-// A kernel of the simulator's own tests, no part of the engine: it has the name of another, portable one, and so has what
-// it calls.
+// A kernel of the simulator's own tests, no part of the engine: it has the name of another, portable one, and so has
+// what it calls.
 #include <stdint.h>
 
 #include <ptx.cuh>

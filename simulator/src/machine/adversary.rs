@@ -1,5 +1,5 @@
-//! The choices that hardware makes and a program must not depend on, made against it: by seed, and the same ones for the
-//! same seed.
+//! The choices that hardware makes and a program must not depend on, made against it: by seed, and the same ones for
+//! the same seed.
 
 /// When an asynchronous copy reads its source and writes its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
