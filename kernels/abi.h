@@ -15,6 +15,10 @@ constexpr uint32_t MOMENTS_COLUMNS = 128;
 // Query rows of an AttentionItem at most.
 constexpr uint32_t ATTENTION_QUERIES = 128;
 
+// Slabs of the portable matrix kernels: columns of K in one, and how many lie in shared memory.
+constexpr uint32_t GEMM_DEPTH = 32;
+constexpr uint32_t GEMM_STAGES = 4;
+
 // Mean and sum of squared deviations of up to MOMENTS_COLUMNS values of a row as they are stored, rounded to T. A row of
 // C values has ceil(C / MOMENTS_COLUMNS) of them; they merge by Chan's rule, in order of their columns.
 struct RowMoments {
