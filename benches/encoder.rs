@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tilesight::checkpoint::{Checkpoint, NameFormat, RandomWeights, VisionWeights, demo_config};
-use tilesight::plan::{BatchShape, Plan};
+use tilesight::plan::{BatchShape, Plan, Target};
 use tilesight::{Dtype, Encoder, EncoderConfig, Pixels};
 
 /// An encoder of random weights, and the pixels of `num_tiles` tiles.
@@ -60,7 +60,7 @@ fn before_the_first_encode(criterion: &mut Criterion) {
     let plan = encoder.plan(&[[2, 2], [1, 1], [1, 3]]).unwrap();
     let batch = BatchShape { images: plan.batch.images.clone() };
     criterion.bench_function("plan a ragged batch of 40 layers", |bencher| {
-        bencher.iter(|| Plan::build(&config, &batch, encoder.precision()).unwrap());
+        bencher.iter(|| Plan::build(&config, &batch, Target::cpu(encoder.precision().weights)).unwrap());
     });
 }
 

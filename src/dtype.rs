@@ -3,13 +3,15 @@
 use half::f16;
 
 /// An element type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// IEEE 754 single precision.
     F32,
     /// The upper half of an F32.
     Bf16,
     /// IEEE 754 half precision.
+    #[serde(rename = "fp16")]
     F16,
 }
 

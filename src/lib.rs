@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 mod cpu;
+#[cfg(feature = "cuda-unversioned")]
+mod cuda;
 mod dtype;
 pub mod encoder;
 pub mod error;

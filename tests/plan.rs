@@ -8,7 +8,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use random_batches::{Batch, any_batch};
-use tilesight::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Rows, Semantics, Stack};
+use tilesight::Dtype;
+use tilesight::plan::{
+    BufferId, Capacity, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Rows, Semantics, Stack, Step,
+};
 
 /// The steps of the model in their order, as the specification has them.
 fn expected_names(batch: &Batch) -> Vec<String> {
@@ -36,6 +39,11 @@ fn overlap(plan: &Plan, a: BufferId, b: BufferId) -> bool {
     a < b_end && b < a_end
 }
 
+/// Every buffer a step touches.
+fn touched(step: &Step) -> Vec<BufferId> {
+    step.op.reads().into_iter().chain([step.op.writes()]).chain(step.beside.buffers()).collect()
+}
+
 /// Walks the plan as a machine would and returns, for each step, which steps wrote what it reads. A buffer whose memory
 /// another one has taken since holds nothing.
 fn writers(plan: &Plan) -> Vec<Vec<String>> {
@@ -46,10 +54,15 @@ fn writers(plan: &Plan) -> Vec<Vec<String>> {
             Place::Pixels => "the caller".to_string(),
             _ => holds.get(&id).cloned().unwrap_or_else(|| format!("nobody ({})", plan.buffer(id).name)),
         };
-        found.push(step.op.reads().into_iter().map(read).collect());
-        let output = step.op.writes();
-        holds.retain(|id, _| *id == output || !overlap(plan, *id, output));
-        holds.insert(output, step.name.clone());
+        let norm = matches!(step.op, Op::LayerNormLinear { .. });
+        let moments = step.beside.moments.filter(|_| norm);
+        found.push(step.op.reads().into_iter().chain(moments).map(read).collect());
+        let scratch = touched(step).into_iter().filter(|id| !step.op.reads().contains(id) && Some(*id) != moments);
+        let written: Vec<BufferId> = std::iter::once(step.op.writes()).chain(scratch).collect();
+        for output in written {
+            holds.retain(|id, _| *id == output || !overlap(plan, *id, output));
+            holds.insert(output, step.name.clone());
+        }
     }
     found
 }
@@ -86,7 +99,14 @@ fn expected_writers(batch: &Batch, plan: &Plan) -> Vec<Vec<String>> {
             std::iter::once(head(config.num_layers_projection)).chain(hidden).collect()
         }
     };
-    plan.steps.iter().map(|step| reads(&step.op)).collect()
+    // A norm that is folded into its matrix reads the moments that the stream's writer left.
+    let folded = batch.target.form == Form::Portable;
+    let all = |step: &Step| {
+        let reads = reads(&step.op);
+        let moments = reads.first().cloned().filter(|_| folded && matches!(step.op, Op::LayerNormLinear { .. }));
+        reads.into_iter().chain(moments).collect()
+    };
+    plan.steps.iter().map(all).collect()
 }
 
 /// Rows a sequence stands for: each times its multiplicity.
@@ -109,10 +129,14 @@ proptest! {
     fn what_is_live_at_once_lies_apart(batch in any_batch()) {
         let plan = batch.plan();
         for (id, buffer) in plan.buffers.iter().enumerate() {
-            let touches = |step: &tilesight::plan::Step| step.op.reads().contains(&BufferId(id)) || step.op.writes() == BufferId(id);
+            let touches = |step: &Step| touched(step).contains(&BufferId(id));
             prop_assert_eq!(plan.steps.iter().position(touches), Some(buffer.first_use), "{}", &buffer.name);
             prop_assert_eq!(plan.steps.iter().rposition(touches), Some(buffer.last_use), "{}", &buffer.name);
-            prop_assert_eq!(buffer.bytes, buffer.rows * buffer.width * 4, "{}", &buffer.name);
+            prop_assert_eq!(buffer.bytes, buffer.rows * buffer.stride * buffer.dtype.size(), "{}", &buffer.name);
+            prop_assert!(buffer.width <= buffer.stride);
+            if batch.target.form != Form::Cpu && buffer.dtype != Dtype::F32 && buffer.place != Place::Embeddings {
+                prop_assert!((buffer.stride * buffer.dtype.size()).is_multiple_of(16), "{}", &buffer.name);
+            }
             let Some((start, end)) = range(&plan, BufferId(id)) else { continue };
             prop_assert!(start.is_multiple_of(Plan::ALIGNMENT), "{} at {}", &buffer.name, start);
             prop_assert!(end <= plan.arena_bytes, "{} ends at {} of {}", &buffer.name, end, plan.arena_bytes);
@@ -135,6 +159,11 @@ proptest! {
                 Op::LinearResidual { input, .. } => prop_assert_ne!(*input, output, "{}", &step.name),
                 op => prop_assert!(!op.reads().contains(&output), "{}", &step.name),
             }
+            let mut all = touched(step);
+            all.sort();
+            all.dedup();
+            let in_place = step.op.reads().contains(&output);
+            prop_assert_eq!(all.len() + usize::from(in_place), touched(step).len(), "{}", &step.name);
         }
     }
 
@@ -175,6 +204,21 @@ proptest! {
                 prop_assert_eq!(image.tiles[computed].source, shape.tiles[tile]);
                 prop_assert_eq!(image.tiles[computed].block.is_some(), batch.block(shape, tile).is_some());
             }
+        }
+    }
+
+    #[test]
+    fn a_plan_with_room_for_more_has_room(batch in any_batch()) {
+        let exact = batch.plan();
+        let capacity = exact.capacity.rounded_up();
+        prop_assert!(capacity.covers(&exact.capacity));
+        prop_assert!(exact.capacity.covers(&Capacity::of(&batch.config, &batch.shape())));
+        prop_assert_eq!(capacity.rounded_up(), capacity);
+        prop_assert!(capacity.rows.iter().zip(exact.capacity.rows).all(|(more, rows)| *more <= rows + rows / 4));
+        let roomy = Plan::with_capacity(&batch.config, &batch.shape(), capacity, batch.target).unwrap();
+        prop_assert_eq!(roomy.flops(), exact.flops());
+        for (roomy, exact) in roomy.buffers.iter().zip(&exact.buffers) {
+            prop_assert!(roomy.rows >= exact.rows && roomy.width == exact.width, "{}", &exact.name);
         }
     }
 

@@ -3,10 +3,10 @@
 
 use tilesight::checkpoint::{NameFormat, TileBlocks, expected_tensors};
 use tilesight::error::InputError;
-use tilesight::plan::{BatchShape, ImageShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Stack};
+use tilesight::plan::{BatchShape, ImageShape, LayoutRules, Plan, Semantics, SequenceLayout, Stack, Target};
 use tilesight::{Dtype, EncoderConfig, Error};
 
-const PRECISION: Precision = Precision { activations: Dtype::F32, weights: Dtype::Bf16 };
+const TARGET: Target = Target::cpu(Dtype::Bf16);
 
 fn preset(name: &str, tile_size: usize) -> EncoderConfig {
     EncoderConfig { tile_size, ..EncoderConfig::preset(name).unwrap() }
@@ -28,7 +28,7 @@ fn picture(config: &EncoderConfig, semantics: Semantics, aspect_ratio: [usize; 2
 }
 
 fn plan(config: &EncoderConfig, images: Vec<SequenceLayout>) -> Plan {
-    Plan::build(config, &BatchShape { images }, PRECISION).unwrap()
+    Plan::build(config, &BatchShape { images }, TARGET).unwrap()
 }
 
 fn tera(flops: u64) -> f64 {
@@ -147,7 +147,7 @@ fn sizes_that_no_machine_has_are_refused() {
         let tiles = (0..num_tiles).map(Some).collect();
         let image = ImageShape { aspect_ratio: [1, 1], tiles, padding_output: true };
         let images = vec![with_rules(config, Semantics::Torchtune, false, |rules| rules.sequence(&image, 0))?];
-        Plan::build(config, &BatchShape { images }, PRECISION)
+        Plan::build(config, &BatchShape { images }, TARGET)
     };
     // More rows than can be counted, then more bytes; and one tile's fit an address, though no memory.
     let wider = EncoderConfig { clip_embed_dim: 1 << 7, ..largest.clone() };
@@ -161,9 +161,9 @@ fn sizes_that_no_machine_has_are_refused() {
     let small = preset("11b", 560);
     let image = ImageShape { aspect_ratio: [0, 0], tiles: vec![None; 1 << 20], padding_output: true };
     let image = with_rules(&small, Semantics::Torchtune, false, |rules| rules.sequence(&image, 0)).unwrap();
-    assert!(Plan::build(&small, &BatchShape { images: vec![image; 3] }, PRECISION).is_ok());
+    assert!(Plan::build(&small, &BatchShape { images: vec![image; 3] }, TARGET).is_ok());
     let broken = EncoderConfig { num_heads: 7, ..small };
-    let found = Plan::build(&broken, &BatchShape { images: vec![] }, PRECISION);
+    let found = Plan::build(&broken, &BatchShape { images: vec![] }, TARGET);
     assert!(matches!(found, Err(Error::Config(_))), "{found:?}");
 }
 

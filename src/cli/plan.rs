@@ -10,7 +10,7 @@ use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::plan::{BatchShape, LayoutRules, Place, Plan, Precision, Semantics, Stack, Step};
+use crate::plan::{BatchShape, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
 
 /// Print what an encode would do: steps, FLOPs, bytes, memory
 #[derive(Args)]
@@ -91,7 +91,7 @@ fn build(
     };
     let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
-    Plan::build(config, &BatchShape { images }, Precision { activations: Dtype::F32, weights })
+    Plan::build(config, &BatchShape { images }, Target::cpu(weights))
 }
 
 fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {

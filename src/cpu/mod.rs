@@ -15,9 +15,8 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::checkpoint::{LayerWeights, Tensor, VisionWeights};
-use crate::dtype::Dtype;
 use crate::error::{Error, InputError, Result};
-use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, Precision, ResidualLinear, Stack, Step};
+use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step, Target};
 use embed::{ranges, tanh};
 use linear::{Input, Into, Multiplier, Output};
 
@@ -59,9 +58,9 @@ impl CpuBackend {
         self.pool.current_num_threads()
     }
 
-    /// The element types of the plans it walks.
-    pub(crate) fn precision(&self) -> Precision {
-        Precision { activations: Dtype::F32, weights: self.weights.projection.weight.dtype() }
+    /// What the plans it walks are made for.
+    pub(crate) fn target(&self) -> Target {
+        Target::cpu(self.weights.projection.weight.dtype())
     }
 
     /// Walks `plan`. `pixels` has one tensor an image, `[tiles of the input, channels, s, s]`; `embeddings` is

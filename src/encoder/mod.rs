@@ -109,7 +109,7 @@ impl Encoder {
 
     /// The element types it computes in and keeps its matrices in.
     pub fn precision(&self) -> Precision {
-        self.backend.precision()
+        self.backend.target().precision
     }
 
     /// Has `observer` called after each step of every plan, on a thread of the encoder's: for progress, and to look
@@ -179,7 +179,7 @@ impl Encoder {
         let layout =
             |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
         let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
-        Plan::build(&self.config, &BatchShape { images }, self.precision())
+        Plan::build(&self.config, &BatchShape { images }, self.backend.target())
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.
@@ -210,7 +210,7 @@ impl Encoder {
                 shape.images.push(image);
                 pixels.push(tiles);
             }
-            let plan = Plan::build(&self.config, &shape, self.precision())?;
+            let plan = Plan::build(&self.config, &shape, self.backend.target())?;
             let (batch, later) = rest.split_at_mut(plan.num_output_rows() * width);
             rest = later;
             self.run(&plan, &pixels, batch)?;

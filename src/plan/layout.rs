@@ -280,4 +280,14 @@ impl SequenceLayout {
     pub fn num_output_tiles(&self) -> usize {
         self.output.len()
     }
+
+    /// The tiles of the output that are projected, each with the equal ones right behind it, which are copies.
+    pub fn projected_tiles(&self) -> impl Iterator<Item = &[usize]> {
+        self.output.chunk_by(|a, b| a == b)
+    }
+
+    /// Tiles of the pixel tensor up to the last one that is read.
+    pub fn num_input_tiles(&self) -> usize {
+        self.tiles.iter().filter_map(|tile| tile.source).max().map_or(0, |last| last + 1)
+    }
 }

@@ -5,22 +5,17 @@
 
 mod arena;
 mod build;
+mod capacity;
 mod layout;
+mod target;
 
 use serde::Serialize;
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
+pub use capacity::{ATTENTION_QUERIES, Capacity};
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
-
-/// The element types of a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Precision {
-    /// Of every buffer in the arena.
-    pub activations: Dtype,
-    /// Of the weight matrices, as they lie in memory.
-    pub weights: Dtype,
-}
+pub use target::{Form, Precision, Target};
 
 /// The images of a batch, one after another: ragged, none padded to another's tiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -179,6 +174,28 @@ impl Op {
     }
 }
 
+/// Buffers that a step needs beside its operands, in some forms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Beside {
+    /// Mean and squared deviations of the residual stream's rows, two values for 128 columns: written by the steps that
+    /// write the stream, read by the norm that follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moments: Option<BufferId>,
+    /// What a matrix product reads that the step makes first: rows that have met the norm, or rows of one state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<BufferId>,
+    /// A matrix product in f32, before bias, activation, gate and residual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub product: Option<BufferId>,
+}
+
+impl Beside {
+    /// The buffers there are.
+    pub fn buffers(&self) -> impl Iterator<Item = BufferId> {
+        [self.moments, self.prepared, self.product].into_iter().flatten()
+    }
+}
+
 /// A step of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
@@ -187,10 +204,12 @@ pub struct Step {
     /// What it does.
     #[serde(flatten)]
     pub op: Op,
+    /// What its form needs beside the operands.
+    pub beside: Beside,
     /// Floating-point operations of its matrix products, multiply and add counted apart; `u64::MAX` where there are
     /// more.
     pub flops: u64,
-    /// Bytes that must move: each weight, input and output once.
+    /// Bytes that must move: each weight and each buffer it touches once.
     pub bytes: u64,
 }
 
@@ -203,13 +222,13 @@ pub enum Place {
         /// Bytes from the arena's start, a multiple of [`Plan::ALIGNMENT`].
         offset: usize,
     },
-    /// The caller's pixels, f32.
+    /// The caller's pixels.
     Pixels,
-    /// The caller's embeddings, f32.
+    /// The caller's embeddings.
     Embeddings,
 }
 
-/// A named piece of memory, `[rows, width]`, row-major.
+/// A named piece of memory, `[rows, width]`, row-major; what lies between width and stride is nobody's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Buffer {
     /// A readable name.
@@ -218,6 +237,10 @@ pub struct Buffer {
     pub rows: usize,
     /// Elements of a row.
     pub width: usize,
+    /// Elements between the starts of two rows.
+    pub stride: usize,
+    /// The elements' type.
+    pub dtype: Dtype,
     /// Bytes.
     pub bytes: usize,
     /// Where it lies.
@@ -235,6 +258,10 @@ pub struct Plan {
     pub config: EncoderConfig,
     /// The rows of each image.
     pub batch: BatchShape,
+    /// What the buffers have room for.
+    pub capacity: Capacity,
+    /// What it is made for.
+    pub target: Target,
     /// What lies where.
     pub buffers: Vec<Buffer>,
     /// What is done, in order.
@@ -265,6 +292,16 @@ impl Plan {
     /// Rows of the embeddings.
     pub fn num_output_rows(&self) -> usize {
         self.batch.images.iter().map(|image| image.num_output_tiles() * self.config.num_tokens()).sum()
+    }
+}
+
+impl Stack {
+    /// 0 for the transformer, 1 for the gated layers: the place of its numbers wherever both have one.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Transformer => 0,
+            Self::GlobalTransformer => 1,
+        }
     }
 }
 

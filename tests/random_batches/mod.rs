@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use tilesight::checkpoint::TileBlocks;
-use tilesight::plan::{BatchShape, ImageShape, LayoutRules, Plan, Precision, Semantics};
+use tilesight::plan::{BatchShape, Form, ImageShape, LayoutRules, Plan, Semantics, Target};
 use tilesight::{Dtype, EncoderConfig};
 
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct Batch {
     /// Whether the tables hold the same values everywhere, so that any two padding places are equal.
     pub flat_tables: bool,
     pub collapse: bool,
+    /// What plans are made for.
+    pub target: Target,
     pub images: Vec<ImageShape>,
 }
 
@@ -47,8 +49,7 @@ impl Batch {
     }
 
     pub fn plan(&self) -> Plan {
-        let precision = Precision { activations: Dtype::F32, weights: Dtype::Bf16 };
-        Plan::build(&self.config, &self.shape(), precision).unwrap()
+        Plan::build(&self.config, &self.shape(), self.target).unwrap()
     }
 }
 
@@ -99,7 +100,10 @@ fn any_image(tiles: usize, exactly: bool, per_aspect_ratio: bool) -> impl Strate
 
 pub fn any_batch() -> impl Strategy<Value = Batch> {
     let choices = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (any_config(), choices).prop_flat_map(|(config, (meta, per_aspect_ratio, flat_tables, collapse, tables))| {
+    let targets =
+        [Target::cpu(Dtype::Bf16), Target::cuda(Dtype::Bf16, Form::Portable), Target::cuda(Dtype::F16, Form::Cublas)];
+    let all = (any_config(), choices, prop::sample::select(targets.to_vec()));
+    all.prop_flat_map(|(config, (meta, per_aspect_ratio, flat_tables, collapse, tables), target)| {
         let image = any_image(config.max_num_tiles, meta, per_aspect_ratio);
         let has_tables = config.max_num_tiles > 1 || tables;
         prop::collection::vec(image, 1..5).prop_map(move |images| Batch {
@@ -109,6 +113,7 @@ pub fn any_batch() -> impl Strategy<Value = Batch> {
             per_aspect_ratio,
             flat_tables,
             collapse,
+            target,
             images,
         })
     })

@@ -63,7 +63,13 @@ impl<'a> Bench<'a> {
     }
 
     /// A matrix of these values, `[rows, width]` without gaps, rounded to `dtype`; its rows lie `stride` apart.
-    pub(crate) fn matrix(&self, values: &[f32], width: usize, stride: usize, dtype: Dtype) -> Result<DeviceMatrix, CudaError> {
+    pub(crate) fn matrix(
+        &self,
+        values: &[f32],
+        width: usize,
+        stride: usize,
+        dtype: Dtype,
+    ) -> Result<DeviceMatrix, CudaError> {
         let rows = values.len().checked_div(width).unwrap_or(0);
         assert_eq!(values.len(), rows * width, "values that are no whole rows");
         let mut bytes = Vec::new();
@@ -76,7 +82,13 @@ impl<'a> Bench<'a> {
     }
 
     /// A matrix for results, poisoned.
-    pub(crate) fn output(&self, rows: usize, width: usize, stride: usize, dtype: Dtype) -> Result<DeviceMatrix, CudaError> {
+    pub(crate) fn output(
+        &self,
+        rows: usize,
+        width: usize,
+        stride: usize,
+        dtype: Dtype,
+    ) -> Result<DeviceMatrix, CudaError> {
         let memory = self.upload(&vec![POISON; (rows + ROWS_BEYOND) * stride * dtype.size()])?;
         Ok(DeviceMatrix { memory, shape: [rows, width, stride], dtype })
     }

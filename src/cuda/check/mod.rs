@@ -5,7 +5,7 @@ mod bench;
 mod measure;
 
 use crate::dtype::Dtype;
-use crate::error::{CudaError, Result};
+use crate::error::CudaError;
 
 use super::driver::{Context, Stream};
 use super::ops::{self, Kernels};
@@ -19,7 +19,7 @@ pub(crate) struct Case {
     /// The shape, and what is odd about it.
     pub(crate) shape: String,
     /// Runs it.
-    pub(crate) run: Box<dyn Fn(&Bench) -> Result<Finding>>,
+    pub(crate) run: Box<dyn Fn(&Bench) -> Result<Finding, CudaError>>,
 }
 
 /// How far a kernel's result is from float64.
@@ -44,7 +44,11 @@ fn cases(_dtype: Dtype) -> Vec<Case> {
 }
 
 /// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
-pub(crate) fn run(ordinal: usize, dtype: Dtype, mut found: impl FnMut(&Case, Result<Finding>)) -> Result<(), CudaError> {
+pub(crate) fn run(
+    ordinal: usize,
+    dtype: Dtype,
+    mut found: impl FnMut(&Case, Result<Finding, CudaError>),
+) -> Result<(), CudaError> {
     let context = Context::new(ordinal)?;
     let stream = Stream::new(&context)?;
     let kernels = Kernels::load(&context, dtype, ops::all())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUstreamCaptureMode};
 
 use super::{Context, Stream, check};
-use crate::error::{CudaError, Result};
+use crate::error::{CudaError, Error};
 
 /// Recorded work, ready to launch.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `give`, and the driver's.
-    pub(crate) fn record(stream: &Stream, give: impl FnOnce() -> Result<()>) -> Result<Self> {
+    pub(crate) fn record(stream: &Stream, give: impl FnOnce() -> Result<(), Error>) -> Result<Self, Error> {
         let context = stream.context().clone();
         context.bind()?;
         // Other threads may allocate meanwhile: only this thread is held to what a capture forbids.

@@ -140,7 +140,10 @@ impl PinnedMemory {
         offset: usize,
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        assert!(len <= self.bytes && offset.checked_add(len).is_some_and(|end| end <= to.len()), "a copy beyond its memory");
+        assert!(
+            len <= self.bytes && offset.checked_add(len).is_some_and(|end| end <= to.len()),
+            "a copy beyond its memory"
+        );
         let (to, from) = (to.address() + offset as u64, self.pointer.as_ptr().cast());
         // SAFETY: both ranges were checked above; that they stay is the caller's promise.
         check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, len, stream.handle()) })
@@ -157,7 +160,10 @@ impl PinnedMemory {
         len: usize,
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        assert!(len <= self.bytes && offset.checked_add(len).is_some_and(|end| end <= from.len()), "a copy beyond its memory");
+        assert!(
+            len <= self.bytes && offset.checked_add(len).is_some_and(|end| end <= from.len()),
+            "a copy beyond its memory"
+        );
         let (to, from) = (self.pointer.as_ptr().cast(), from.address() + offset as u64);
         // SAFETY: both ranges were checked above; that they stay is the caller's promise.
         check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, len, stream.handle()) })

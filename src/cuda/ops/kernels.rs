@@ -54,7 +54,10 @@ impl Kernels {
             let module = match modules.get(kernel.file) {
                 Some(module) => module,
                 None => {
-                    let module = Module::new(context, fatbin::image(kernel.file))?;
+                    let Some(fatbin) = fatbin::find(kernel.file) else {
+                        unreachable!("{} is not among the files that were compiled", kernel.file)
+                    };
+                    let module = Module::new(context, &fatbin.image.0)?;
                     modules.entry(kernel.file).or_insert(module)
                 }
             };

@@ -28,7 +28,12 @@ impl<'m> Matrix<'m> {
     ///
     /// # Panics
     /// Where it does not fit there.
-    pub(crate) fn new(memory: &'m DeviceMemory, offset: usize, [rows, width, stride]: [usize; 3], dtype: Dtype) -> Self {
+    pub(crate) fn new(
+        memory: &'m DeviceMemory,
+        offset: usize,
+        [rows, width, stride]: [usize; 3],
+        dtype: Dtype,
+    ) -> Self {
         assert!(width <= stride && offset.is_multiple_of(16), "rows of a matrix overlap or are not aligned");
         let bytes = rows.checked_mul(stride).and_then(|len| len.checked_mul(dtype.size()));
         let end = bytes.and_then(|bytes| bytes.checked_add(offset));
@@ -110,23 +115,15 @@ impl<'m> DeviceBatch<'m> {
 
     /// Rows of a stack, at most `capacity`.
     pub(crate) fn num_rows(&self, stack: Stack, capacity: usize) -> Count<'m> {
-        self.count(offset_of!(abi::Batch, num_rows) + size_of::<u32>() * stack_index(stack), capacity)
+        self.count(offset_of!(abi::Batch, num_rows) + size_of::<u32>() * stack.index(), capacity)
     }
 
     /// Attention's items in a stack, at most `capacity`.
     pub(crate) fn num_attention_items(&self, stack: Stack, capacity: usize) -> Count<'m> {
-        self.count(offset_of!(abi::Batch, num_attention_items) + size_of::<u32>() * stack_index(stack), capacity)
+        self.count(offset_of!(abi::Batch, num_attention_items) + size_of::<u32>() * stack.index(), capacity)
     }
 
     fn count(&self, offset: usize, capacity: usize) -> Count<'m> {
         Count { address: self.0.address + offset as u64, capacity, memory: PhantomData }
-    }
-}
-
-/// Where a stack's numbers stand in `abi::Batch`.
-pub(crate) fn stack_index(stack: Stack) -> usize {
-    match stack {
-        Stack::Transformer => 0,
-        Stack::GlobalTransformer => 1,
     }
 }

@@ -1,0 +1,219 @@
+//! The batch descriptor: which rows there are, for kernels whose grids know only the capacity.
+//!
+//! One piece of memory: the head (`abi::Batch`), then a table of every kind, each with room for the capacity's counts.
+
+use std::mem::{offset_of, size_of};
+use std::ops::Range;
+
+use bytemuck::Pod;
+
+use super::abi;
+use super::ops::{Array, DeviceBatch};
+use crate::config::EncoderConfig;
+use crate::cuda::driver::DeviceMemory;
+use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Rows, SequenceLayout, Stack};
+
+/// Tables start at multiples of this many bytes.
+const ALIGNMENT: usize = 256;
+
+/// Where a capacity's tables lie.
+#[derive(Debug, Clone)]
+pub(super) struct BatchTables {
+    capacity: Capacity,
+    tiles: usize,
+    token_rows: usize,
+    global_rows: usize,
+    projected_rows: usize,
+    attention_items: [usize; 2],
+    log2_multiplicity: [usize; 2],
+    /// Bytes of the whole descriptor.
+    pub(super) bytes: usize,
+}
+
+impl BatchTables {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        let mut end = size_of::<abi::Batch>();
+        let mut table = |len: usize, size: usize| {
+            let start = end.next_multiple_of(ALIGNMENT);
+            end = start + len * size;
+            start
+        };
+        Self {
+            capacity,
+            tiles: table(capacity.tiles, size_of::<abi::TileSource>()),
+            token_rows: table(capacity.rows[0], size_of::<abi::TokenRow>()),
+            global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
+            projected_rows: table(capacity.projected_rows, size_of::<abi::ProjectedRow>()),
+            attention_items: capacity.attention_items.map(|len| table(len, size_of::<abi::AttentionItem>())),
+            log2_multiplicity: capacity.rows.map(|len| table(len, size_of::<f32>())),
+            bytes: end,
+        }
+    }
+
+    /// The descriptor as kernels' arguments, where it lies at the start of `memory`.
+    pub(super) fn views<'m>(&self, memory: &'m DeviceMemory) -> BatchViews<'m> {
+        let capacity = &self.capacity;
+        BatchViews {
+            batch: DeviceBatch::new(memory, 0),
+            tiles: Array::new(memory, self.tiles, capacity.tiles),
+            token_rows: Array::new(memory, self.token_rows, capacity.rows[0]),
+            global_rows: Array::new(memory, self.global_rows, capacity.rows[1]),
+            projected_rows: Array::new(memory, self.projected_rows, capacity.projected_rows),
+            attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], capacity.attention_items[k])),
+            log2_multiplicity: [0, 1].map(|k| Array::new(memory, self.log2_multiplicity[k], capacity.rows[k])),
+        }
+    }
+
+    /// Writes the descriptor of `batch`, whose pixels and embeddings lie at these addresses of the GPU.
+    pub(super) fn write(
+        &self,
+        config: &EncoderConfig,
+        batch: &BatchShape,
+        [pixels, embeddings]: [u64; 2],
+        bytes: &mut [u8],
+    ) {
+        let lists = Lists::of(config, batch);
+        let counts = Capacity::of(config, batch);
+        assert!(self.capacity.covers(&counts), "a batch beyond the capacity of its plan");
+        let bytes = &mut bytes[..self.bytes];
+        let mut head = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        let number = |count: usize| (count as u32).to_le_bytes();
+        head(offset_of!(abi::Batch, pixels), &pixels.to_le_bytes());
+        head(offset_of!(abi::Batch, embeddings), &embeddings.to_le_bytes());
+        head(offset_of!(abi::Batch, num_tiles), &number(lists.tiles.len()));
+        head(offset_of!(abi::Batch, num_patches), &number(lists.tiles.len() * config.num_patches()));
+        for stack in 0..2 {
+            let step = stack * size_of::<u32>();
+            head(offset_of!(abi::Batch, num_rows) + step, &number(counts.rows[stack]));
+            let items = lists.attention_items[stack].len();
+            head(offset_of!(abi::Batch, num_attention_items) + step, &number(items));
+        }
+        head(offset_of!(abi::Batch, num_projected_rows), &number(lists.projected_rows.len()));
+        put(bytes, self.tiles, &lists.tiles);
+        put(bytes, self.token_rows, &lists.token_rows);
+        put(bytes, self.global_rows, &lists.global_rows);
+        put(bytes, self.projected_rows, &lists.projected_rows);
+        for stack in 0..2 {
+            put(bytes, self.attention_items[stack], &lists.attention_items[stack]);
+            put(bytes, self.log2_multiplicity[stack], &lists.log2_multiplicity[stack]);
+        }
+    }
+}
+
+/// A descriptor's tables, as kernels take them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchViews<'m> {
+    pub(super) batch: DeviceBatch<'m>,
+    pub(super) tiles: Array<'m, abi::TileSource>,
+    pub(super) token_rows: Array<'m, abi::TokenRow>,
+    pub(super) global_rows: Array<'m, abi::GlobalRow>,
+    pub(super) projected_rows: Array<'m, abi::ProjectedRow>,
+    pub(super) attention_items: [Array<'m, abi::AttentionItem>; 2],
+    pub(super) log2_multiplicity: [Array<'m, f32>; 2],
+}
+
+fn put<T: Pod>(bytes: &mut [u8], offset: usize, values: &[T]) {
+    let values: &[u8] = bytemuck::cast_slice(values);
+    bytes[offset..offset + values.len()].copy_from_slice(values);
+}
+
+/// A batch' tables.
+#[derive(Debug, Default)]
+struct Lists {
+    tiles: Vec<abi::TileSource>,
+    token_rows: Vec<abi::TokenRow>,
+    global_rows: Vec<abi::GlobalRow>,
+    projected_rows: Vec<abi::ProjectedRow>,
+    attention_items: [Vec<abi::AttentionItem>; 2],
+    log2_multiplicity: [Vec<f32>; 2],
+}
+
+impl Lists {
+    fn of(config: &EncoderConfig, batch: &BatchShape) -> Self {
+        let mut lists = Self::default();
+        let (mut first_pixels, mut first_output) = (0, 0);
+        for image in &batch.images {
+            let first = [lists.token_rows.len(), lists.global_rows.len()];
+            lists.project(config, image, first, first_output);
+            lists.embed(config, image, first_pixels);
+            for stack in [Stack::Transformer, Stack::GlobalTransformer] {
+                lists.attend(stack, image.rows(stack), first[stack.index()]);
+            }
+            first_pixels += image.num_input_tiles();
+            first_output += image.num_output_tiles() * config.num_tokens();
+        }
+        for items in &mut lists.attention_items {
+            // The longest first: what starts last should end soon. Equal ones stay in the batch's order.
+            items.sort_by_key(|item| std::cmp::Reverse(item.num_keys));
+        }
+        lists
+    }
+
+    /// The rows of an image's output.
+    fn project(&mut self, config: &EncoderConfig, image: &SequenceLayout, first: [usize; 2], first_output: usize) {
+        let tokens = config.num_tokens();
+        let mut tile = 0;
+        for run in image.projected_tiles() {
+            let (computed, copies) = (run[0] * tokens, run.len() as u32);
+            self.projected_rows.extend((0..tokens).map(|token| abi::ProjectedRow {
+                head: (first[1] + computed + token) as u32,
+                hidden: (first[0] + computed + token) as u32,
+                output: (first_output + tile * tokens + token) as u32,
+                copies,
+            }));
+            tile += run.len();
+        }
+    }
+
+    /// An image's tiles and the rows of its two sequences.
+    fn embed(&mut self, config: &EncoderConfig, image: &SequenceLayout, first_pixels: usize) {
+        let tokens = config.num_tokens();
+        let index = |place: Option<usize>| place.map_or(-1, |place| place as i32);
+        let first_tile = self.tiles.len();
+        let first_row = self.token_rows.len();
+        for (number, tile) in image.tiles.iter().enumerate() {
+            let pixels = index(tile.source.map(|source| first_pixels + source));
+            self.tiles.push(abi::TileSource { pixels, block: index(tile.block) });
+            for token in 0..tokens {
+                let row = abi::TokenRow { tile: (first_tile + number) as i32, token: token as u32 };
+                self.token_rows.push(row);
+                let source = (first_row + number * tokens + token) as u32;
+                self.global_rows.push(abi::GlobalRow { source, block: index(tile.block) });
+            }
+        }
+        let first_alignment = self.token_rows.len();
+        let num_alignment = image.transformer.len - image.tiles.len() * tokens;
+        self.token_rows.extend(std::iter::repeat_n(abi::TokenRow { tile: -1, token: 0 }, num_alignment));
+        let blocks = image.alignment.iter().flat_map(|rows| std::iter::repeat_n(rows.block, rows.rows));
+        // The transformer keeps either as many alignment rows or a single one for all.
+        self.global_rows.extend(blocks.enumerate().map(|(number, block)| abi::GlobalRow {
+            source: (first_alignment + number.min(num_alignment - 1)) as u32,
+            block: index(block),
+        }));
+    }
+
+    /// An image's queries, in groups that see the same keys.
+    fn attend(&mut self, stack: Stack, rows: &Rows, first_row: usize) {
+        let first_multiple = rows.multiples.first().map_or(rows.len, |multiple| multiple.rows.start);
+        let items = &mut self.attention_items[stack.index()];
+        let mut group = |queries: Range<usize>, num_keys: usize| {
+            for start in queries.clone().step_by(ATTENTION_QUERIES) {
+                items.push(abi::AttentionItem {
+                    query_row: (first_row + start) as u32,
+                    num_queries: ATTENTION_QUERIES.min(queries.end - start) as u32,
+                    key_row: first_row as u32,
+                    num_keys: num_keys as u32,
+                    first_multiple: first_multiple.min(num_keys) as u32,
+                });
+            }
+        };
+        group(0..rows.all_seeing, rows.len);
+        group(rows.all_seeing..rows.len, rows.all_seeing);
+        let logarithms = &mut self.log2_multiplicity[stack.index()];
+        logarithms.resize(first_row + rows.len, 0.0);
+        for multiple in &rows.multiples {
+            let logarithm = (multiple.multiplicity as f64).log2() as f32;
+            logarithms[first_row + multiple.rows.start..first_row + multiple.rows.end].fill(logarithm);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! How much a plan has room for. A plan for one batch has exactly that; one that is kept for many has more.
+
+use serde::Serialize;
+
+use super::{BatchShape, Stack};
+use crate::config::EncoderConfig;
+
+/// Queries that attention takes together on a GPU at most; an image's last ones may be fewer.
+pub const ATTENTION_QUERIES: usize = 128;
+
+/// Counts that decide how large a plan's buffers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Capacity {
+    /// Tiles of pixels that are read.
+    pub input_tiles: usize,
+    /// Tiles that are computed.
+    pub tiles: usize,
+    /// Rows in the transformer and in the gated layers.
+    pub rows: [usize; 2],
+    /// Groups of queries that attention takes together, likewise.
+    pub attention_items: [usize; 2],
+    /// Rows of the output matrix that are computed.
+    pub projected_rows: usize,
+    /// Rows of the embeddings.
+    pub output_rows: usize,
+}
+
+impl Capacity {
+    /// Exactly what `batch` needs; `usize::MAX` where a count cannot be expressed.
+    pub fn of(config: &EncoderConfig, batch: &BatchShape) -> Self {
+        let tokens = config.num_tokens();
+        let mut sum =
+            Self { input_tiles: 0, tiles: 0, rows: [0; 2], attention_items: [0; 2], projected_rows: 0, output_rows: 0 };
+        let add = |total: &mut usize, more: usize| *total = total.saturating_add(more);
+        for image in &batch.images {
+            add(
+                &mut sum.input_tiles,
+                image.tiles.iter().filter_map(|tile| tile.source).max().map_or(0, |last| last + 1),
+            );
+            add(&mut sum.tiles, image.tiles.len());
+            for stack in [Stack::Transformer, Stack::GlobalTransformer] {
+                let (rows, index) = (image.rows(stack), stack.index());
+                add(&mut sum.rows[index], rows.len);
+                let items = |rows: usize| rows.div_ceil(ATTENTION_QUERIES);
+                add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
+            }
+            add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
+            add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
+        }
+        sum
+    }
+
+    /// The least capacity of a coarse grid that covers this one: every count is rounded up to its three highest bits,
+    /// so that batches of all kinds share few plans at the cost of at most a quarter of memory, and of no time, for
+    /// what lies beyond a batch's own counts is not computed.
+    pub fn rounded_up(&self) -> Self {
+        self.map(|count| {
+            let step = 1usize << count.checked_ilog2().unwrap_or(0).saturating_sub(2);
+            count.checked_next_multiple_of(step).unwrap_or(usize::MAX)
+        })
+    }
+
+    /// The least capacity that covers both.
+    pub fn union(&self, other: &Self) -> Self {
+        Self {
+            input_tiles: self.input_tiles.max(other.input_tiles),
+            tiles: self.tiles.max(other.tiles),
+            rows: [0, 1].map(|k| self.rows[k].max(other.rows[k])),
+            attention_items: [0, 1].map(|k| self.attention_items[k].max(other.attention_items[k])),
+            projected_rows: self.projected_rows.max(other.projected_rows),
+            output_rows: self.output_rows.max(other.output_rows),
+        }
+    }
+
+    /// Whether a batch of `other`'s counts fits.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.union(other) == *self
+    }
+
+    fn map(&self, change: impl Fn(usize) -> usize) -> Self {
+        Self {
+            input_tiles: change(self.input_tiles),
+            tiles: change(self.tiles),
+            rows: self.rows.map(&change),
+            attention_items: self.attention_items.map(&change),
+            projected_rows: change(self.projected_rows),
+            output_rows: change(self.output_rows),
+        }
+    }
+}

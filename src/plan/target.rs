@@ -1,0 +1,65 @@
+//! What a plan is made for: element types, and the form that the steps take there.
+
+use serde::Serialize;
+
+use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
+
+/// The element types of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Precision {
+    /// Of the activations in the arena.
+    pub activations: Dtype,
+    /// Of the weight matrices, as they lie in memory.
+    pub weights: Dtype,
+}
+
+/// How a layer's matrix operations are carried out; all other steps are the same in every form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// On the CPU: rows without gaps, heads as wide as the model has them.
+    Cpu,
+    /// On a GPU, matrix products by cuBLASLt, with a norm before and the rest after in kernels of their own: the baseline.
+    Cublas,
+    /// On a GPU from compute capability 8.0 up, one kernel a matrix: norm, bias, activation, gate and residual included.
+    Portable,
+}
+
+/// What a plan is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Element types.
+    pub precision: Precision,
+    /// The matrix operations' form.
+    pub form: Form,
+}
+
+impl Target {
+    /// The CPU, which computes in f32, with weights stored in `weights`.
+    pub const fn cpu(weights: Dtype) -> Self {
+        Self { precision: Precision { activations: Dtype::F32, weights }, form: Form::Cpu }
+    }
+
+    /// A GPU, which keeps activations and weights in `dtype`.
+    pub const fn cuda(dtype: Dtype, form: Form) -> Self {
+        Self { precision: Precision { activations: dtype, weights: dtype }, form }
+    }
+
+    /// Elements between the starts of two rows that are `width` elements wide. On a GPU rows start on 16 bytes.
+    pub fn stride(&self, width: usize) -> usize {
+        match self.form {
+            Form::Cpu => width,
+            Form::Cublas | Form::Portable => width.saturating_add(7) / 8 * 8,
+        }
+    }
+
+    /// Columns that a head takes in queries, keys, values and attention's output. On a GPU they are filled up with
+    /// zeros to the depth of a matrix instruction.
+    pub fn head_columns(&self, config: &EncoderConfig) -> usize {
+        match self.form {
+            Form::Cpu => config.head_dim(),
+            Form::Cublas | Form::Portable => config.head_dim().next_multiple_of(16),
+        }
+    }
+}
