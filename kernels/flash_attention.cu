@@ -55,10 +55,6 @@ struct FlashAttentionTiling {
     }
 };
 
-// Maxima are renewed only where they grew by more than this: weights stay below 2^8, which both types hold as precisely as
-// numbers below 1, and sums are seldom rescaled.
-constexpr float RENEWAL = 8.0f;
-
 // What one thread holds of its warp's queries: of each of QUERY_TILES tiles, rows lane / 4 and lane / 4 + 8.
 template <class Tiling>
 struct QueryState {
@@ -169,8 +165,10 @@ __device__ __forceinline__ void weigh(Scores<Tiling>& scores, QueryState<Tiling>
             highest *= scale;
             float& maximum = state.maxima[tile][half];
             float& total = state.totals[tile][half];
-            // The first block meets m = -inf, total and sums of zero, and a correction of zero.
-            if (highest > maximum + RENEWAL) {
+            // A maximum seldom grows after the first blocks; where it stays, the correction is 1. It is never left to lag
+            // behind: the largest weight, which decides a peaked row, is 1 and rounds to itself. The first block meets
+            // m = -inf, sums of zero and a correction of zero.
+            if (highest > maximum) {
                 const float correction = exp2_approx(maximum - highest);
                 maximum = highest;
                 total *= correction;
