@@ -14,8 +14,7 @@
 
 #include <abi.h>
 #include <ptx.cuh>
-
-constexpr uint32_t ALL_LANES = 0xffffffffu;
+#include <row_columns.cuh>
 
 // 16 bytes, the unit of copies and of the swizzle, in elements; and how many make a row of a slab.
 constexpr uint32_t CHUNK = 8;
@@ -24,9 +23,6 @@ constexpr uint32_t SLAB_ROW_BYTES = 2 * GEMM_DEPTH;
 
 // Sums leave registers for shared memory in passes of 32 rows of every warp: 64 KiB at most, within the slabs' own memory.
 constexpr uint32_t PASS_ROWS = 32;
-
-// Lanes that finish MOMENTS_COLUMNS columns of a row together, a chunk each.
-constexpr uint32_t ROW_LANES = MOMENTS_COLUMNS / CHUNK;
 
 template <uint32_t tile_rows, uint32_t tile_columns, uint32_t rows_of_warp, uint32_t columns_of_warp>
 struct GemmTiling {
@@ -48,8 +44,8 @@ struct GemmTiling {
 
     static constexpr uint32_t passes = warp_rows / PASS_ROWS;
     static constexpr uint32_t staged_rows = warps_down * PASS_ROWS;
-    static constexpr uint32_t row_parts = columns / MOMENTS_COLUMNS;
-    static constexpr uint32_t rows_at_once = threads / (ROW_LANES * row_parts);
+    static constexpr uint32_t row_lanes = columns / LANE_COLUMNS;
+    static constexpr uint32_t rows_at_once = threads / row_lanes;
     static constexpr uint32_t rows_a_thread = staged_rows / rows_at_once;
 
     static_assert(rows % warp_rows == 0 && columns % warp_columns == 0, "warps share a tile without rest");
@@ -184,12 +180,12 @@ __device__ __forceinline__ void start_pipeline(Slabs& slabs, uint32_t num_slabs)
 
 // Which share of the tile is this warp's.
 template <class Tiling>
-__device__ __forceinline__ uint32_t warp_row() {
+__device__ __forceinline__ uint32_t warp_tile_row() {
     return threadIdx.x / 32 / Tiling::warps_across * Tiling::warp_rows;
 }
 
 template <class Tiling>
-__device__ __forceinline__ uint32_t warp_column() {
+__device__ __forceinline__ uint32_t warp_tile_column() {
     return threadIdx.x / 32 % Tiling::warps_across * Tiling::warp_columns;
 }
 
@@ -202,8 +198,8 @@ struct FragmentOffsets {
     // Matrices in the order of multiply_add's a[0] to a[3]; and for the weight b0 and b1 of one fragment, then of the next.
     __device__ __forceinline__ explicit FragmentOffsets(uint32_t step) {
         const uint32_t lane = threadIdx.x % 32;
-        input = slab_offset(warp_row<Tiling>() + lane % 16, 2 * step + lane / 16);
-        weight = Tiling::weight_slab + slab_offset(warp_column<Tiling>() + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2);
+        input = slab_offset(warp_tile_row<Tiling>() + lane % 16, 2 * step + lane / 16);
+        weight = Tiling::weight_slab + slab_offset(warp_tile_column<Tiling>() + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2);
     }
 };
 
@@ -287,33 +283,36 @@ __device__ __forceinline__ uint32_t staged(uint32_t row, uint32_t four) {
     return row * (Tiling::columns / 4) + (four ^ (four >> 3 & 1) ^ (row & 3) << 1);
 }
 
-// The chunk of columns that this thread finishes, of every rows_at_once-th row.
+// The columns that this thread finishes, LANE_COLUMNS from this one on: GROUP_LANES lanes in a row hold a group.
 template <class Tiling>
-struct OutputChunk {
-    uint32_t column;       // first
-    uint32_t num_columns;  // that exist, 0 to 8
+__device__ __forceinline__ uint32_t finished_column() {
+    return tile_column<Tiling>() + threadIdx.x % Tiling::row_lanes * LANE_COLUMNS;
+}
 
-    __device__ __forceinline__ explicit OutputChunk(uint32_t outputs) {
-        column = tile_column<Tiling>() + threadIdx.x % (ROW_LANES * Tiling::row_parts) * CHUNK;
-        num_columns = min(outputs - min(column, outputs), CHUNK);
-    }
-};
-
-// Calls for every row of the tile, counted from its first, `finish.read(row)`, then `finish.write(row, sums, read)` with
-// eight sums of the columns of OutputChunk. All threads, after `multiply`; ROW_LANES lanes in a row have the same row, and
-// all lanes of a warp are in the call. Reads are made Finish::rows_ahead rows at a time, before the writes of their rows.
+// Calls for every row of the tile `finish.read(row)` and later `finish.write(row, sums, read)`, with the sums of the columns
+// from finished_column on. All threads, after `multiply`; rows and columns that do not exist are among them, and all lanes
+// of a warp are in a call. A pass's reads are under way before its first write.
 template <class Tiling, class Finish>
 __device__ __forceinline__ void finish_tile(const Sums<Tiling>& sums, const Finish& finish) {
     float* const staging = reinterpret_cast<float*>(dynamic_shared());
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t fragment_row = warp_row<Tiling>() / Tiling::warp_rows * PASS_ROWS + lane / 4;
-    const uint32_t fragment_four = warp_column<Tiling>() / 4 + lane % 4 / 2;
-    const uint32_t first_row = threadIdx.x / (ROW_LANES * Tiling::row_parts);
-    const uint32_t four = threadIdx.x % (ROW_LANES * Tiling::row_parts) * 2;
+    const uint32_t fragment_row = warp_tile_row<Tiling>() / Tiling::warp_rows * PASS_ROWS + lane / 4;
+    const uint32_t fragment_four = warp_tile_column<Tiling>() / 4 + lane % 4 / 2;
+    const uint32_t first_row = threadIdx.x / Tiling::row_lanes;
+    const uint32_t four = threadIdx.x % Tiling::row_lanes * (LANE_COLUMNS / 4);
 #pragma unroll
     for (uint32_t pass = 0; pass < Tiling::passes; ++pass) {
+        // The row of the output whose sums are staged in this row.
+        const auto output_row = [pass](uint32_t row) {
+            return tile_row<Tiling>() + row / PASS_ROWS * Tiling::warp_rows + pass * PASS_ROWS + row % PASS_ROWS;
+        };
+        typename Finish::Read reads[Tiling::rows_a_thread];
+#pragma unroll
+        for (uint32_t i = 0; i < Tiling::rows_a_thread; ++i) {
+            reads[i] = finish.read(output_row(first_row + i * Tiling::rows_at_once));
+        }
         if (pass > 0) {
-            // All reads of the last pass's sums before this one's overwrite them.
+            // All loads of the last pass's sums before this one's overwrite them.
             __syncthreads();
         }
 #pragma unroll
@@ -326,74 +325,18 @@ __device__ __forceinline__ void finish_tile(const Sums<Tiling>& sums, const Fini
                 *reinterpret_cast<float2*>(place + lane % 2 * 2) = pair;
             }
         }
-        // All sums of the pass before they are read by rows.
+        // All sums of the pass before they are loaded by rows.
         __syncthreads();
-#pragma unroll 1
-        for (uint32_t batch = 0; batch < Tiling::rows_a_thread; batch += Finish::rows_ahead) {
-            typename Finish::Read reads[Finish::rows_ahead];
-            uint32_t rows[Finish::rows_ahead];
-#pragma unroll
-            for (uint32_t i = 0; i < Finish::rows_ahead; ++i) {
-                rows[i] = first_row + (batch + i) * Tiling::rows_at_once;
-                const uint32_t row = rows[i] / PASS_ROWS * Tiling::warp_rows + pass * PASS_ROWS + rows[i] % PASS_ROWS;
-                reads[i] = finish.read(row);
-            }
-#pragma unroll
-            for (uint32_t i = 0; i < Finish::rows_ahead; ++i) {
-                const float4 low = reinterpret_cast<const float4*>(staging)[staged<Tiling>(rows[i], four)];
-                const float4 high = reinterpret_cast<const float4*>(staging)[staged<Tiling>(rows[i], four + 1)];
-                const float values[CHUNK] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-                const uint32_t row = rows[i] / PASS_ROWS * Tiling::warp_rows + pass * PASS_ROWS + rows[i] % PASS_ROWS;
-                finish.write(row, values, reads[i]);
-            }
+#pragma unroll (Finish::unrolled_rows)
+        for (uint32_t i = 0; i < Tiling::rows_a_thread; ++i) {
+            const uint32_t row = first_row + i * Tiling::rows_at_once;
+            const float4 low = reinterpret_cast<const float4*>(staging)[staged<Tiling>(row, four)];
+            const float4 high = reinterpret_cast<const float4*>(staging)[staged<Tiling>(row, four + 1)];
+            float values[LANE_COLUMNS] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            finish.write(output_row(row), values, reads[i]);
         }
     }
 }
 
-// What a kernel that reads nothing for a row reads.
+// Of a kernel that writes rows and reads none.
 struct NoRead {};
-
-// Eight elements as they are stored.
-template <class T>
-__device__ __forceinline__ uint4 narrow_chunk(const float (&values)[CHUNK]) {
-    return make_uint4(
-        narrow_pair<T>(values[0], values[1]),
-        narrow_pair<T>(values[2], values[3]),
-        narrow_pair<T>(values[4], values[5]),
-        narrow_pair<T>(values[6], values[7]));
-}
-
-template <class T>
-__device__ __forceinline__ void widen_chunk(float (&values)[CHUNK], uint4 chunk) {
-    const uint32_t pairs[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-        const float2 pair = widen_pair<T>(pairs[i]);
-        values[2 * i] = pair.x;
-        values[2 * i + 1] = pair.y;
-    }
-}
-
-// Stores the first num_columns elements of a chunk; `destination` is a multiple of 16 bytes where `aligned`.
-template <class T>
-__device__ __forceinline__ void store_chunk(T* destination, uint4 chunk, uint32_t num_columns, bool aligned) {
-    if (num_columns == CHUNK && aligned) {
-        *reinterpret_cast<uint4*>(destination) = chunk;
-        return;
-    }
-    const uint32_t pairs[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-    for (uint32_t i = 0; i < CHUNK; ++i) {
-        if (i < num_columns) {
-            destination[i].bits = static_cast<uint16_t>(pairs[i / 2] >> i % 2 * 16);
-        }
-    }
-}
-
-// The first num_columns of eight f32 values, zeros after them.
-__device__ __forceinline__ void load_columns(float (&values)[CHUNK], const float* source, uint32_t num_columns) {
-#pragma unroll
-    for (uint32_t i = 0; i < CHUNK; ++i) {
-        values[i] = i < num_columns ? source[i] : 0.0f;
-    }
-}

@@ -8,57 +8,46 @@
 #include <stdint.h>
 
 #include <abi.h>
+#include <gelu.cuh>
 #include <gemm.cuh>
-#include <moments.cuh>
 #include <ptx.cuh>
-
-// x * Phi(x), the exact form.
-__device__ __forceinline__ float gelu(float x) {
-    constexpr float SQRT_HALF = 0.70710678f;
-    return 0.5f * x * (1.0f + erff(SQRT_HALF * x));
-}
+#include <row_columns.cuh>
+#include <row_moments.cuh>
 
 template <class T, class Tiling, bool with_gelu>
 struct NormaliseRows {
     using Read = NoRead;
-    static constexpr uint32_t rows_ahead = 1;
+    static constexpr uint32_t unrolled_rows = with_gelu ? 1 : 4;
 
-    T* output;
-    uint32_t stride;
+    const LayerNormLinearParams& params;
     uint32_t num_rows;
     const float2* statistics;  // [rows of the tile], mean and rstd; shared memory
-    OutputChunk<Tiling> chunk;
-    float column_sum[CHUNK];
-    float bias[CHUNK];
+    float column_sum[LANE_COLUMNS];
+    float bias[LANE_COLUMNS];
 
     __device__ __forceinline__ NormaliseRows(
         const LayerNormLinearParams& params, uint32_t num_rows, const float2* statistics)
-        : output(static_cast<T*>(params.output)),
-          stride(params.output_stride),
-          num_rows(num_rows),
-          statistics(statistics),
-          chunk(params.outputs) {
-        load_columns(column_sum, params.column_sum + chunk.column, chunk.num_columns);
-        load_columns(bias, params.bias + chunk.column, chunk.num_columns);
+        : params(params), num_rows(num_rows), statistics(statistics) {
+        load_columns(column_sum, params.column_sum, finished_column<Tiling>(), params.outputs);
+        load_columns(bias, params.bias, finished_column<Tiling>(), params.outputs);
     }
 
     __device__ __forceinline__ Read read(uint32_t) const { return {}; }
 
-    __device__ __forceinline__ void write(uint32_t tile_offset, const float (&sums)[CHUNK], Read) const {
-        const uint32_t row = tile_row<Tiling>() + tile_offset;
+    __device__ __forceinline__ void write(uint32_t row, const float (&sums)[LANE_COLUMNS], Read) const {
         if (row >= num_rows) {
             return;
         }
-        const float mean = statistics[tile_offset].x;
-        const float rstd = statistics[tile_offset].y;
-        float values[CHUNK];
+        const float mean = statistics[row - tile_row<Tiling>()].x;
+        const float rstd = statistics[row - tile_row<Tiling>()].y;
+        float values[LANE_COLUMNS];
 #pragma unroll
-        for (uint32_t i = 0; i < CHUNK; ++i) {
+        for (uint32_t i = 0; i < LANE_COLUMNS; ++i) {
             const float value = fmaf(rstd, fmaf(-mean, column_sum[i], sums[i]), bias[i]);
             values[i] = with_gelu ? gelu(value) : value;
         }
-        T* const destination = output + static_cast<uint64_t>(row) * stride + chunk.column;
-        store_chunk(destination, narrow_chunk<T>(values), chunk.num_columns, true);
+        T* const output = static_cast<T*>(params.output) + static_cast<uint64_t>(row) * params.output_stride;
+        store_columns(output, finished_column<Tiling>(), params.outputs, values);
     }
 };
 
@@ -75,7 +64,9 @@ __device__ __forceinline__ void layer_norm_linear(const LayerNormLinearParams& p
     float2* const statistics = reinterpret_cast<float2*>(dynamic_shared() + Tiling::pipeline_bytes);
     const uint32_t row = tile_row<Tiling>() + threadIdx.x;
     if (threadIdx.x < Tiling::rows && row < num_rows) {
-        statistics[threadIdx.x] = merge_moments(params.moments, row, params.inputs);
+        const uint64_t groups = static_cast<uint64_t>(row) * num_moments(params.inputs);
+        const RowMoments moments = whole_row_moments(params.moments + groups, params.inputs);
+        statistics[threadIdx.x] = make_float2(moments.mean, inverse_deviation(moments, params.inputs));
     }
     Sums<Tiling> sums;
     multiply<T, Tiling>(sums, operands, num_slabs);

@@ -8,24 +8,22 @@
 #include <abi.h>
 #include <gemm.cuh>
 #include <ptx.cuh>
+#include <row_columns.cuh>
 
 template <class T, class Tiling>
 struct StoreRows {
     using Read = NoRead;
-    static constexpr uint32_t rows_ahead = 1;
+    static constexpr uint32_t unrolled_rows = 4;
 
-    T* output;
-    uint32_t stride;
+    const PatchEmbeddingParams& params;
     uint32_t num_rows;
-    OutputChunk<Tiling> chunk;
 
     __device__ __forceinline__ Read read(uint32_t) const { return {}; }
 
-    __device__ __forceinline__ void write(uint32_t tile_offset, const float (&sums)[CHUNK], Read) const {
-        const uint32_t row = tile_row<Tiling>() + tile_offset;
+    __device__ __forceinline__ void write(uint32_t row, float (&sums)[LANE_COLUMNS], Read) const {
         if (row < num_rows) {
-            T* const destination = output + static_cast<uint64_t>(row) * stride + chunk.column;
-            store_chunk(destination, narrow_chunk<T>(sums), chunk.num_columns, true);
+            T* const output = static_cast<T*>(params.output) + static_cast<uint64_t>(row) * params.output_stride;
+            store_columns(output, finished_column<Tiling>(), params.outputs, sums);
         }
     }
 };
@@ -41,9 +39,7 @@ __device__ __forceinline__ void patch_embedding(const PatchEmbeddingParams& para
     start_pipeline<Tiling>(operands, num_slabs);
     Sums<Tiling> sums;
     multiply<T, Tiling>(sums, operands, num_slabs);
-    const OutputChunk<Tiling> chunk(params.outputs);
-    T* const output = static_cast<T*>(params.output);
-    finish_tile<Tiling>(sums, StoreRows<T, Tiling>{output, params.output_stride, num_rows, chunk});
+    finish_tile<Tiling>(sums, StoreRows<T, Tiling>{params, num_rows});
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1) patch_embedding_bf16_128x256(const __grid_constant__ PatchEmbeddingParams params) {

@@ -10,6 +10,7 @@
 #include <abi.h>
 #include <gemm.cuh>
 #include <ptx.cuh>
+#include <row_columns.cuh>
 
 // The slabs of all states. A state's last slab is filled up with zeros, so that no slab has columns of two.
 template <class T, class Tiling>
@@ -65,46 +66,31 @@ struct StateOperands {
 
 template <class T, class Tiling>
 struct StoreCopies {
-    using Read = NoRead;
-    static constexpr uint32_t rows_ahead = 1;
+    using Read = ProjectedRow;
+    static constexpr uint32_t unrolled_rows = Tiling::rows_a_thread;
 
-    T* embeddings;
-    const ProjectedRow* rows;
+    const ProjectionParams& params;
     uint32_t num_rows;
-    uint32_t outputs;
-    uint32_t tokens;
-    bool aligned;
-    OutputChunk<Tiling> chunk;
-    float bias[CHUNK];
+    T* embeddings;
+    float bias[LANE_COLUMNS];
 
     __device__ __forceinline__ StoreCopies(const ProjectionParams& params, uint32_t num_rows)
-        : embeddings(static_cast<T*>(params.batch->embeddings)),
-          rows(params.rows),
-          num_rows(num_rows),
-          outputs(params.outputs),
-          tokens(params.tokens),
-          chunk(params.outputs) {
-        aligned = params.outputs % CHUNK == 0 && reinterpret_cast<uintptr_t>(embeddings) % 16 == 0;
-        load_columns(bias, params.bias + chunk.column, chunk.num_columns);
+        : params(params), num_rows(num_rows), embeddings(static_cast<T*>(params.batch->embeddings)) {
+        load_columns(bias, params.bias, finished_column<Tiling>(), params.outputs);
     }
 
-    __device__ __forceinline__ Read read(uint32_t) const { return {}; }
+    __device__ __forceinline__ Read read(uint32_t row) const { return params.rows[min(row, num_rows - 1)]; }
 
-    __device__ __forceinline__ void write(uint32_t tile_offset, const float (&sums)[CHUNK], Read) const {
-        const uint32_t row = tile_row<Tiling>() + tile_offset;
-        if (row >= num_rows) {
-            return;
-        }
-        float values[CHUNK];
+    __device__ __forceinline__ void write(uint32_t row, const float (&sums)[LANE_COLUMNS], Read place) const {
+        float values[LANE_COLUMNS];
 #pragma unroll
-        for (uint32_t i = 0; i < CHUNK; ++i) {
+        for (uint32_t i = 0; i < LANE_COLUMNS; ++i) {
             values[i] = sums[i] + bias[i];
         }
-        const uint4 rounded = narrow_chunk<T>(values);
-        const ProjectedRow place = rows[row];
-        for (uint32_t copy = 0; copy < place.copies; ++copy) {
-            const uint64_t output_row = place.output + static_cast<uint64_t>(copy) * tokens;
-            store_chunk(embeddings + output_row * outputs + chunk.column, rounded, chunk.num_columns, aligned);
+        const uint32_t copies = row < num_rows ? place.copies : 0;
+        for (uint32_t copy = 0; copy < copies; ++copy) {
+            const uint64_t output = place.output + static_cast<uint64_t>(copy) * params.tokens;
+            store_columns(embeddings + output * params.outputs, finished_column<Tiling>(), params.outputs, values);
         }
     }
 };
