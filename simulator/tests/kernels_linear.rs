@@ -233,6 +233,32 @@ fn layer_norm_linear_errs_no_more_than_norm_then_product() {
 }
 
 #[test]
+fn gelu_keeps_its_negative_tail() {
+    // A product of zeros leaves the bias: x from -6 to 6.
+    let bias: Vec<f32> = (-600..=600).map(|x| x as f32 / 100.0).collect();
+    let outputs = bias.len();
+    for (dtype, half_unit) in [(Dtype::Bf16, 1.0 / 512.0), (Dtype::Fp16, 1.0 / 2048.0)] {
+        let num_rows = Buffer::of(&[1u32]);
+        let [input, weight] = [1, outputs].map(|rows| matrix(&vec![0.0; rows * 8], 8, 8, 0, dtype));
+        let [groups, column_sum, bias_buffer] =
+            [vec![0.0, 1.0], vec![0.0; outputs], bias.clone()].map(|x| Buffer::of(&x));
+        let output = Buffer::poisoned::<u16>(stride(outputs));
+        let buffers = [&num_rows, &input, &groups, &weight, &column_sum, &bias_buffer, &output];
+        let params = buffers.into_iter().fold(Params::new(), Params::buffer);
+        let sizes = [8, outputs, 8, 8, stride(outputs)];
+        let params = sizes.iter().fold(params, |params, size| params.u32(*size as u32));
+        RUN.launch("layer_norm_linear_gelu", dtype, 1, outputs, &params);
+        let found = rows_of(&output, 1, outputs, stride(outputs));
+        for (x, bits) in bias.iter().zip(found) {
+            let (expected, found) = (exact_gelu(f64::from(*x)), f64::from(dtype.value(bits)));
+            // Below 2^-14 fp16 has fewer digits, 2^-25 off at most.
+            let limit = (half_unit + 1e-5) * expected.abs() + 3e-8;
+            assert!((found - expected).abs() <= limit, "gelu({x}) is {found} in {dtype:?}, exactly {expected}");
+        }
+    }
+}
+
+#[test]
 fn layer_norm_linear_gives_the_same_bits_in_every_run() {
     for (rows, inputs, outputs) in [(1, 160, 480), (129, 33, 7), (40, 320, 288), (260, 96, 99)] {
         for (dtype, gelu) in [(Dtype::Bf16, true), (Dtype::Fp16, false)] {
