@@ -26,9 +26,9 @@ struct FlashAttentionTiling {
     static constexpr int WARP_QUERIES = ATTENTION_QUERIES / WARPS;
     static constexpr int QUERY_TILES = WARP_QUERIES / 16;
 
-    // Up to 96, queries are held in registers, head_size / 2 a thread. Beyond, sums leave no room for them, nor for the
-    // scores of 64 keys.
-    static constexpr bool QUERIES_IN_REGISTERS = head_size <= 96;
+    // Up to 80, queries are held in registers, head_size / 2 a thread. Beyond, sums leave no room for them beside the scores
+    // of 64 keys; with 32 keys, and queries loaded again for each, shared memory stays at two blocks an SM.
+    static constexpr bool QUERIES_IN_REGISTERS = head_size <= 80;
     static constexpr int KEYS = QUERIES_IN_REGISTERS ? 64 : 32;
     static constexpr int STEPS = head_size / 16;
 
@@ -69,18 +69,37 @@ struct QueryState {
 template <class Tiling>
 using Scores = float[Tiling::QUERY_TILES][Tiling::KEYS / 8][4];
 
-// Starts copying rows of one head, `stride` elements apart, to shared memory; rows from num_rows on become zeros, for zero
-// weights would not make a NaN harmless.
-template <class Tiling, int rows>
-__device__ __forceinline__ void copy_rows(uint32_t shared_row, const typename Tiling::T* source, uint32_t stride,
-                                          uint32_t num_rows) {
-    const uint32_t shared = shared_address(dynamic_shared());
+// Starts copying one chunk of a row to shared memory; zeros where there is no such row, for a weight of zero would not make a
+// NaN harmless.
+template <class Tiling>
+__device__ __forceinline__ void copy_chunk(uint32_t row, uint32_t column, const typename Tiling::T* source, bool exists) {
+    copy_async(shared_address(dynamic_shared()) + Tiling::chunk(row, column), source, exists ? 16 : 0);
+}
+
+// Starts copying the item's queries.
+template <class Tiling>
+__device__ __forceinline__ void copy_queries(const typename Tiling::T* queries, uint32_t stride, uint32_t num_queries) {
 #pragma unroll
-    for (uint32_t index = threadIdx.x; index < rows * Tiling::CHUNKS; index += ATTENTION_THREADS) {
+    for (uint32_t index = threadIdx.x; index < ATTENTION_QUERIES * Tiling::CHUNKS; index += ATTENTION_THREADS) {
         const uint32_t row = index / Tiling::CHUNKS;
         const uint32_t column = index % Tiling::CHUNKS;
-        const typename Tiling::T* chunk = source + static_cast<size_t>(row) * stride + 8 * column;
-        copy_async(shared + Tiling::chunk(shared_row + row, column), chunk, row < num_rows ? 16 : 0);
+        const uint32_t place = row * stride + 8 * column;
+        copy_chunk<Tiling>(Tiling::QUERY_ROW + row, column, queries + place, row < num_queries);
+    }
+}
+
+// Starts copying a block of keys, and of values, which lie `width` elements further. Not unrolled: the addresses would be
+// held all along, in registers that sums and scores need.
+template <class Tiling>
+__device__ __forceinline__ void copy_keys(uint32_t stage_row, const typename Tiling::T* keys, uint32_t width, uint32_t stride,
+                                          uint32_t num_keys) {
+#pragma unroll 1
+    for (uint32_t index = threadIdx.x; index < Tiling::KEYS * Tiling::CHUNKS; index += ATTENTION_THREADS) {
+        const uint32_t row = index / Tiling::CHUNKS;
+        const uint32_t column = index % Tiling::CHUNKS;
+        const typename Tiling::T* source = keys + (row * stride + 8 * column);
+        copy_chunk<Tiling>(stage_row + row, column, source, row < num_keys);
+        copy_chunk<Tiling>(stage_row + Tiling::KEYS + row, column, source + width, row < num_keys);
     }
 }
 
@@ -268,29 +287,25 @@ __device__ __forceinline__ void flash_attention(const FlashAttentionParams& para
     const AttentionItem item = params.items[blockIdx.x];
     const uint32_t stride = params.qkv_stride;
     const uint32_t width = params.num_heads * head_size;
-    const T* queries = static_cast<const T*>(params.qkv) + blockIdx.y * head_size + static_cast<size_t>(item.query_row) * stride;
-    const T* keys = static_cast<const T*>(params.qkv) + width + blockIdx.y * head_size + static_cast<size_t>(item.key_row) * stride;
-    const T* values = keys + width;
+    const T* head = static_cast<const T*>(params.qkv) + blockIdx.y * head_size;
     float* biases = reinterpret_cast<float*>(dynamic_shared() + Tiling::ROWS * Tiling::ROW_BYTES);
 
+    const T* keys = head + width + static_cast<size_t>(item.key_row) * stride;
     const auto copy_block = [&](uint32_t block) {
-        const uint32_t row = block % 2 * Tiling::STAGE_ROWS;
         const uint32_t key = block * KEYS;
-        copy_rows<Tiling, KEYS>(row, keys + static_cast<size_t>(key) * stride, stride, item.num_keys - key);
-        copy_rows<Tiling, KEYS>(row + KEYS, values + static_cast<size_t>(key) * stride, stride, item.num_keys - key);
+        const T* first = keys + static_cast<size_t>(key) * stride;
+        copy_keys<Tiling>(block % 2 * Tiling::STAGE_ROWS, first, width, stride, item.num_keys - key);
         copy_async_commit();
     };
     // Keys before this one need no bias.
     const uint32_t first_biased = min(item.first_multiple, item.num_keys);
     const uint32_t num_blocks = (item.num_keys + KEYS - 1) / KEYS;
-    const uint32_t warp_query = threadIdx.x / 32 * Tiling::WARP_QUERIES;
-    const bool has_queries = warp_query < item.num_queries;
 
     QueryState<Tiling> state{};
     for (auto& tile : state.maxima) {
         tile[0] = tile[1] = -INFINITY;
     }
-    copy_rows<Tiling, ATTENTION_QUERIES>(Tiling::QUERY_ROW, queries, stride, item.num_queries);
+    copy_queries<Tiling>(head + static_cast<size_t>(item.query_row) * stride, stride, item.num_queries);
     copy_block(0);
     if (threadIdx.x < KEYS) {
         biases[threadIdx.x] = key_bias(params, item, threadIdx.x);
@@ -315,29 +330,27 @@ __device__ __forceinline__ void flash_attention(const FlashAttentionParams& para
             copy_block(block + 1);
             next_bias = threadIdx.x < KEYS ? key_bias(params, item, (block + 1) * KEYS + threadIdx.x) : 0.0f;
         }
-        if (has_queries) {
-            const uint32_t key_row = block % 2 * Tiling::STAGE_ROWS;
-            Scores<Tiling> scores = {};
-            score_keys<Tiling>(scores, state, key_row);
-            float scale = params.scale_log2;
-            if ((block + 1) * KEYS > first_biased) {
-                add_biases<Tiling>(scores, scale, biases + block % 2 * KEYS);
-                scale = 1.0f;
-            }
-            weigh<Tiling>(scores, state, scale);
-            add_values<Tiling>(state, scores, key_row + KEYS);
+        const uint32_t key_row = block % 2 * Tiling::STAGE_ROWS;
+        Scores<Tiling> scores = {};
+        score_keys<Tiling>(scores, state, key_row);
+        float scale = params.scale_log2;
+        if ((block + 1) * KEYS > first_biased) {
+            add_biases<Tiling>(scores, scale, biases + block % 2 * KEYS);
+            scale = 1.0f;
         }
+        weigh<Tiling>(scores, state, scale);
+        add_values<Tiling>(state, scores, key_row + KEYS);
         if (threadIdx.x < KEYS) {
             biases[(block + 1) % 2 * KEYS + threadIdx.x] = next_bias;
         }
     }
-    if (has_queries) {
-        // No copy is under way, and the stage that the last block left alone has no readers since the last barrier.
-        const uint32_t free_row = Tiling::QUERIES_IN_REGISTERS ? num_blocks % 2 * Tiling::STAGE_ROWS : Tiling::QUERY_ROW;
-        const size_t row = item.query_row + warp_query;
-        T* output = static_cast<T*>(params.output) + blockIdx.y * head_size + row * params.output_stride;
-        store_output<Tiling>(state, free_row + warp_query, output, params.output_stride, item.num_queries - warp_query);
-    }
+    // No copy is under way, and the stage that the last block left alone has no readers since the last barrier.
+    const uint32_t free_row = Tiling::QUERIES_IN_REGISTERS ? num_blocks % 2 * Tiling::STAGE_ROWS : Tiling::QUERY_ROW;
+    const uint32_t warp_query = threadIdx.x / 32 * Tiling::WARP_QUERIES;
+    const size_t row = item.query_row + warp_query;
+    T* output = static_cast<T*>(params.output) + blockIdx.y * head_size + row * params.output_stride;
+    const uint32_t num_rows = max(item.num_queries, warp_query) - warp_query;
+    store_output<Tiling>(state, free_row + warp_query, output, params.output_stride, num_rows);
 }
 
 extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, 2) flash_attention_bf16_16(const __grid_constant__ FlashAttentionParams params) {
