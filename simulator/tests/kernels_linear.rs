@@ -237,7 +237,7 @@ fn gelu_keeps_its_negative_tail() {
     // A product of zeros leaves the bias: x from -6 to 6.
     let bias: Vec<f32> = (-600..=600).map(|x| x as f32 / 100.0).collect();
     let outputs = bias.len();
-    for (dtype, half_unit) in [(Dtype::Bf16, 1.0 / 512.0), (Dtype::Fp16, 1.0 / 2048.0)] {
+    for (dtype, half_unit) in [(Dtype::Bf16, 1.0 / 256.0), (Dtype::Fp16, 1.0 / 2048.0)] {
         let num_rows = Buffer::of(&[1u32]);
         let [input, weight] = [1, outputs].map(|rows| matrix(&vec![0.0; rows * 8], 8, 8, 0, dtype));
         let [groups, column_sum, bias_buffer] =
