@@ -21,6 +21,10 @@ constexpr float NORM_EPS = 1e-5f;
 // Query rows of an AttentionItem at most.
 constexpr uint32_t ATTENTION_QUERIES = 128;
 
+// Slabs of the portable matrix kernels: columns of K in one, and how many lie in shared memory.
+constexpr uint32_t GEMM_DEPTH = 32;
+constexpr uint32_t GEMM_STAGES = 4;
+
 // Threads of a block of flash_attention. Its shared memory is this many bytes for each element of a head, and as many
 // more.
 constexpr uint32_t ATTENTION_THREADS = 128;
