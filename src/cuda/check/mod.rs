@@ -2,7 +2,12 @@
 //! outliers, poisoned surroundings.
 
 mod bench;
+mod layer_norm_linear;
+mod linear;
+mod linear_residual;
 mod measure;
+mod patch_embedding;
+mod projection;
 
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -10,7 +15,7 @@ use crate::error::CudaError;
 use super::driver::{Context, Stream};
 use super::ops::{self, Kernels};
 pub(crate) use bench::{Bench, DeviceMatrix};
-pub(crate) use measure::{Draw, relative_error, rounding_error};
+pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
 /// One kernel on one shape.
 pub(crate) struct Case {
@@ -39,8 +44,9 @@ impl Finding {
 }
 
 /// The cases of all kernels for an element type.
-fn cases(_dtype: Dtype) -> Vec<Case> {
-    Vec::new()
+fn cases(dtype: Dtype) -> Vec<Case> {
+    let modules = [patch_embedding::cases, layer_norm_linear::cases, linear_residual::cases, projection::cases];
+    modules.into_iter().flat_map(|cases| cases(dtype)).collect()
 }
 
 /// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
