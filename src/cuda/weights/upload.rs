@@ -132,7 +132,7 @@ impl<'a> Upload<'a> {
                     input,
                     weight: output,
                     norm_bias: folding.norm_bias,
-                    bias: folding.bias.map(|bias| bias.from(start)),
+                    bias: folding.bias.map(|bias| bias.skip(start)),
                     folded_bias: folding.folded_bias.from(block, target),
                     column_sum: folding.column_sum.from(block, target),
                     row_groups,
