@@ -1,7 +1,7 @@
 //! `tile_norm` against float64: rows that are continued twice or not at all, with and without a block.
 
 use super::layer_norm::{WIDTHS, norm};
-use super::linear::{LUCK, MOMENTS_NOISE, SUM_NOISE, batch_of, moments_error, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_of, moments_are_right, stride, wide};
 use super::{Bench, Case, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::abi;
 use crate::cuda::ops::{Array, DeviceBatch, TileNorm};
@@ -62,7 +62,7 @@ fn run(bench: &Bench, dtype: Dtype, width: usize, has_table: bool) -> Result<Fin
         row
     };
     let expected: Vec<f64> = ROWS.into_iter().flat_map(row).collect();
-    let right = !has_table || moments_error(&bench.download(&groups)?, &found, width) <= MOMENTS_NOISE;
+    let right = !has_table || moments_are_right(&bench.download(&groups)?, &found, width);
     let error = if right { relative_error(&found, &expected) } else { f64::NAN };
     Ok(Finding { error, limit: LUCK * rounding_error(&expected, dtype) + SUM_NOISE })
 }

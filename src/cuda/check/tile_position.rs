@@ -1,7 +1,7 @@
 //! `tile_position` against float64: two images with alignment rows, tiles with and without a block.
 
 use super::layer_norm::{WIDTHS, norm};
-use super::linear::{LUCK, MOMENTS_NOISE, SUM_NOISE, batch_of, moments_error, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_of, moments_are_right, stride, wide};
 use super::{Bench, Case, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::abi;
 use crate::cuda::ops::{Array, DeviceBatch, TilePosition};
@@ -98,7 +98,7 @@ impl Tokens {
 
         let found = bench.result(&output, rows)?;
         let expected: Vec<f64> = self.rows.iter().flat_map(|row| self.expected(row)).collect();
-        let right = moments_error(&bench.download(&groups)?, &found, width) <= MOMENTS_NOISE;
+        let right = moments_are_right(&bench.download(&groups)?, &found, width);
         let error = if right { relative_error(&found, &expected) } else { f64::NAN };
         Ok(Finding { error, limit: LUCK * rounding_error(&expected, dtype) + SUM_NOISE })
     }
