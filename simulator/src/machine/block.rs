@@ -1,0 +1,283 @@
+//! The threads of one block: warps take turns, each as far as it can get; the lanes of a warp run from one meeting to the
+//! next, and a meeting takes place when all it concerns are there.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::ptr;
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult};
+
+use super::Launch;
+use super::adversary::{Landing, Order, Random};
+use super::copies::Copies;
+use super::fault::Fault;
+use super::operation::{Lanes, Operation, Request};
+use super::shared::{Guarded, POISON};
+use super::thread::{Thread, ThreadRecord};
+use super::warp;
+
+/// Of a thread: a kernel's frames are small, those that AddressSanitizer pads are not. Only touched pages are memory.
+const STACK_BYTES: usize = if cfg!(feature = "sanitize") { 512 << 10 } else { 128 << 10 };
+
+unsafe extern "C" {
+    safe fn simulator_thread_slot() -> *mut *const ThreadRecord;
+}
+
+thread_local! {
+    /// Stacks outlive their block and their launch: mapping one costs more than most threads do on it.
+    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
+}
+
+type Fiber = Coroutine<(), Request, (), DefaultStack>;
+
+/// Where a warp has stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Barrier,
+    Returned,
+    Stuck,
+}
+
+struct Warp {
+    /// Index of its first thread.
+    first: usize,
+    /// Lanes there are: fewer than 32 only in the last warp.
+    present: u32,
+    runnable: u32,
+    returned: u32,
+    requests: [Request; 32],
+}
+
+/// The block that runs; made once for a launch.
+pub(super) struct Block<'a> {
+    launch: &'a Launch<'a>,
+    landing: Landing,
+    shared: Guarded,
+    threads: Box<[Thread]>,
+    fibers: Vec<Fiber>,
+    warps: Vec<Warp>,
+    index: [u32; 3],
+    random: Random,
+    steps: u64,
+    slot: *mut *const ThreadRecord,
+}
+
+impl<'a> Block<'a> {
+    pub(super) fn new(launch: &'a Launch<'a>, landing: Landing) -> Self {
+        let num_threads = launch.block.iter().product::<u32>();
+        let shared = Guarded::new(launch.shared_bytes as usize);
+        let [width, height, _] = launch.block;
+        let thread = |index: u32| Thread {
+            record: Cell::new(ThreadRecord {
+                thread_index: [index % width, index / width % height, index / width / height],
+                block_index: [0; 3],
+                block_size: launch.block,
+                grid_size: launch.grid,
+                shared: shared.bytes(),
+                shared_bytes: launch.shared_bytes,
+                lane: index % 32,
+            }),
+            kernel: launch.entry.name,
+            yielder: Cell::new(ptr::null()),
+            fault: Cell::new(None),
+            copies: RefCell::new(Copies::new(landing, Random::new(0, 0))),
+        };
+        let warp = |first: u32| Warp {
+            first: first as usize,
+            present: u32::MAX >> (32 - (num_threads - first).min(32)),
+            runnable: 0,
+            returned: 0,
+            requests: [Request::NONE; 32],
+        };
+        Self {
+            launch,
+            landing,
+            threads: (0..num_threads).map(thread).collect(),
+            fibers: Vec::with_capacity(num_threads as usize),
+            warps: (0..num_threads).step_by(32).map(warp).collect(),
+            shared,
+            index: [0; 3],
+            random: Random::new(0, 0),
+            steps: 0,
+            slot: simulator_thread_slot(),
+        }
+    }
+
+    /// Runs one block to its end.
+    pub(super) fn run(&mut self, number: u64) -> Result<(), Fault> {
+        self.start(number);
+        let ended = self.finish_threads();
+        self.recycle();
+        ended?;
+        for thread in &self.threads {
+            thread.copies.borrow_mut().finish();
+        }
+        match self.shared.overrun() {
+            None => Ok(()),
+            Some(side) => {
+                let (kernel, shared_bytes) = (self.launch.entry.name, self.launch.shared_bytes);
+                Err(Fault::SharedOverrun { kernel, block: self.index, side, shared_bytes })
+            }
+        }
+    }
+
+    fn start(&mut self, number: u64) {
+        let [width, height] = [self.launch.grid[0], self.launch.grid[1]].map(u64::from);
+        self.index = [number % width, number / width % height, number / width / height].map(|index| index as u32);
+        self.random = Random::new(self.launch.seed, 1 + number);
+        // SAFETY: it is that long, and no thread runs.
+        unsafe { ptr::write_bytes(self.shared.bytes(), POISON, self.shared.len()) };
+        for warp in &mut self.warps {
+            (warp.runnable, warp.returned) = (warp.present, 0);
+        }
+        let (function, params) = (self.launch.entry.function, self.launch.params.as_ptr().cast::<c_void>());
+        for thread in &self.threads {
+            thread.record.set(ThreadRecord { block_index: self.index, ..thread.record.get() });
+            let random = Random::new(self.random.next(), 0);
+            thread.copies.replace(Copies::new(self.landing, random));
+            let thread: *const Thread = thread;
+            self.fibers.push(Fiber::with_stack(take_stack(), move |yielder, ()| {
+                // SAFETY: threads are in their place until the block is dropped, which is after its fibers.
+                unsafe { &*thread }.yielder.set(yielder);
+                // SAFETY: the launch was checked to hold the entry's params; what they point to is its promise.
+                unsafe { function(params) };
+            }));
+        }
+    }
+
+    /// From barrier to barrier until all threads have returned.
+    fn finish_threads(&mut self) -> Result<(), Fault> {
+        let mut order: Vec<usize> = (0..self.warps.len()).collect();
+        loop {
+            if self.launch.adversary.order == Order::Seeded {
+                self.random.shuffle(&mut order);
+            }
+            let mut all = None;
+            for &warp in &order {
+                let progress = self.advance(warp)?;
+                let same = *all.get_or_insert(progress) == progress;
+                if !same || progress == Progress::Stuck {
+                    // The others go as far as they can, so that the fault can say where all of them are.
+                    for &warp in &order {
+                        self.advance(warp)?;
+                    }
+                    return Err(self.divergence());
+                }
+            }
+            if all == Some(Progress::Returned) {
+                return Ok(());
+            }
+            for warp in &mut self.warps {
+                warp.runnable = warp.present;
+            }
+        }
+    }
+
+    /// Runs a warp as far as it can get alone.
+    fn advance(&mut self, warp: usize) -> Result<Progress, Fault> {
+        loop {
+            self.resume_lanes(warp)?;
+            let Warp { first, present, returned, ref requests, .. } = self.warps[warp];
+            let waiting = present & !returned;
+            if waiting == 0 {
+                return Ok(Progress::Returned);
+            }
+            let Some(request) = complete(requests, waiting) else {
+                return Ok(Progress::Stuck);
+            };
+            if request.operation == Operation::SyncThreads {
+                return Ok(if returned == 0 { Progress::Barrier } else { Progress::Stuck });
+            }
+            warp::perform(request, &self.threads[first..], requests)?;
+            self.warps[warp].runnable = request.mask;
+        }
+    }
+
+    /// Runs every lane that can run until it waits or returns.
+    fn resume_lanes(&mut self, warp: usize) -> Result<(), Fault> {
+        let warp = &mut self.warps[warp];
+        let mut runnable = std::mem::take(&mut warp.runnable);
+        self.steps += u64::from(runnable.count_ones());
+        if self.steps > self.launch.adversary.step_budget {
+            let (kernel, steps) = (self.launch.entry.name, self.launch.adversary.step_budget);
+            return Err(Fault::Endless { kernel, block: self.index, steps });
+        }
+        let descending = self.launch.adversary.order == Order::Seeded && self.random.coin();
+        while runnable != 0 {
+            let lane = if descending { 31 - runnable.leading_zeros() } else { runnable.trailing_zeros() } as usize;
+            runnable &= !(1 << lane);
+            let thread = &self.threads[warp.first + lane];
+            // SAFETY: the slot is this host thread's own, and lives as long as it.
+            unsafe { self.slot.write(thread.record.as_ptr()) };
+            match self.fibers[warp.first + lane].resume(()) {
+                CoroutineResult::Return(()) => warp.returned |= 1 << lane,
+                CoroutineResult::Yield(request) if request.operation == Operation::Fault => {
+                    return Err(thread.fault.take().expect("a thread that fails says why"));
+                }
+                CoroutineResult::Yield(request) => warp.requests[lane] = request,
+            }
+        }
+        Ok(())
+    }
+
+    /// Where all threads wait, warp by warp.
+    fn divergence(&self) -> Fault {
+        let mut waiting = String::new();
+        for (index, warp) in self.warps.iter().enumerate() {
+            let mut rest = warp.present & !warp.returned;
+            let mut places = Vec::new();
+            while rest != 0 {
+                let request = warp.requests[rest.trailing_zeros() as usize];
+                let here = lanes_that(rest, |lane| warp.requests[lane].meets(&request));
+                let mask = match request.mask {
+                    u32::MAX => String::new(),
+                    mask => format!(" for lanes {}", Lanes(mask)),
+                };
+                places.push(format!("lanes {} at {}{mask}", Lanes(here), request.operation.name()));
+                rest &= !here;
+            }
+            if warp.returned != 0 {
+                places.push(format!("lanes {} returned", Lanes(warp.returned)));
+            }
+            let separator = if index == 0 { "" } else { "; " };
+            waiting += &format!("{separator}warp {index}: {}", places.join(", "));
+        }
+        Fault::Divergence { kernel: self.launch.entry.name, block: self.index, waiting }
+    }
+
+    /// Gives the stacks back, also those of threads that will never return.
+    fn recycle(&mut self) {
+        STACKS.with_borrow_mut(|stacks| {
+            for mut fiber in self.fibers.drain(..) {
+                // SAFETY: a suspended thread has only a kernel's frames, which own nothing, and one of `suspend`.
+                unsafe { fiber.force_reset() };
+                stacks.push(fiber.into_stack());
+            }
+        });
+    }
+}
+
+fn take_stack() -> DefaultStack {
+    let pooled = STACKS.with_borrow_mut(Vec::pop);
+    pooled.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("the host has memory for a thread's stack"))
+}
+
+fn lanes_that(among: u32, holds: impl Fn(usize) -> bool) -> u32 {
+    (0..32).filter(|&lane| among >> lane & 1 == 1 && holds(lane)).fold(0, |lanes, lane| lanes | 1 << lane)
+}
+
+/// An operation that all lanes it concerns wait at.
+fn complete(requests: &[Request; 32], waiting: u32) -> Option<Request> {
+    let mut rest = waiting;
+    while rest != 0 {
+        let request = requests[rest.trailing_zeros() as usize];
+        let here = lanes_that(rest, |lane| requests[lane].meets(&request));
+        let all = if request.operation == Operation::SyncThreads { waiting } else { request.mask };
+        if here == all {
+            return Some(request);
+        }
+        rest &= !here;
+    }
+    None
+}

@@ -1,0 +1,79 @@
+//! A thread's asynchronous copies, from their issue to their landing.
+
+use std::collections::VecDeque;
+use std::ptr;
+
+use super::adversary::{Landing, Random};
+use super::shared::POISON;
+
+/// Bytes of a copy's destination.
+pub(super) const COPY_BYTES: u32 = 16;
+
+unsafe extern "C" {
+    fn simulator_copy(destination: *mut u8, source: *const u8, num_bytes: u32);
+}
+
+struct Copy {
+    destination: *mut u8,
+    source: *const u8,
+    num_bytes: u32,
+    group: u64,
+}
+
+/// Copies under way, oldest first.
+pub(super) struct Copies {
+    pending: VecDeque<Copy>,
+    /// Groups that are closed; copies that are issued now belong to the next one.
+    groups: u64,
+    landing: Landing,
+    random: Random,
+}
+
+impl Copies {
+    pub(super) fn new(landing: Landing, random: Random) -> Self {
+        Self { pending: VecDeque::new(), groups: 0, landing, random }
+    }
+
+    /// Until it lands, the destination holds nothing that may be read.
+    ///
+    /// # Safety
+    ///
+    /// Both pointers stay valid, for 16 and `num_bytes` bytes, until the copy has landed.
+    pub(super) unsafe fn issue(&mut self, destination: *mut u8, source: *const u8, num_bytes: u32) {
+        let at_once = match self.landing {
+            Landing::AtIssue => true,
+            Landing::Mixed => self.random.coin(),
+            Landing::Late | Landing::Seeded => false,
+        };
+        if at_once {
+            // SAFETY: the caller's promise.
+            unsafe { simulator_copy(destination, source, num_bytes) };
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { ptr::write_bytes(destination, POISON, COPY_BYTES as usize) };
+            self.pending.push_back(Copy { destination, source, num_bytes, group: self.groups });
+        }
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.groups += 1;
+    }
+
+    /// Lands all groups but the youngest `pending` closed ones; an open group waits for its own commit.
+    pub(super) fn wait(&mut self, pending: u32) {
+        let landed = self.groups.saturating_sub(u64::from(pending));
+        self.land(landed);
+    }
+
+    /// Lands what is under way when its thread has returned.
+    pub(super) fn finish(&mut self) {
+        self.land(u64::MAX);
+    }
+
+    fn land(&mut self, end_group: u64) {
+        while let Some(copy) = self.pending.pop_front_if(|copy| copy.group < end_group) {
+            // SAFETY: who issued it promised that both stay valid until now.
+            unsafe { simulator_copy(copy.destination, copy.source, copy.num_bytes) };
+        }
+    }
+}
