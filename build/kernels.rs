@@ -40,7 +40,7 @@ pub fn compile(nvcc: &Nvcc, architectures: &[Architecture], out: &Path) -> Resul
     for (file, text) in sources {
         let targets = targets(&file, architectures);
         if !targets.is_empty() {
-            let inputs = hash((&targets, &text, &headers, &nvcc.version, nvcc.compiler.args()));
+            let inputs = hash((&targets, &text, &headers, &nvcc.version, &nvcc.flags, nvcc.compiler.args()));
             kernels.push(Kernel { file, targets, inputs, out });
         }
     }
@@ -84,20 +84,17 @@ fn read(folder: &Path, files: &mut Files) -> io::Result<()> {
     Ok(())
 }
 
-/// nvcc's names of what a kernel is compiled for. What lies in `sm90/` is written in instructions of that architecture:
+/// nvcc's names of what a kernel is compiled for. What lies in `sm90/` is written in instructions that `sm_90a` alone has:
 /// it is compiled for no other, and left out where that one is not asked for.
 fn targets(file: &Path, architectures: &[Architecture]) -> Vec<String> {
-    let machine_code = |architecture: &Architecture| {
-        let number = architecture.number();
-        format!("-gencode=arch=compute_{number},code=sm_{number}")
-    };
-    match file.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty()) {
-        Some(folder) => architectures.iter().filter(|of| of.folder() == folder).map(machine_code).collect(),
-        None => {
-            let number = PTX.number();
-            let ptx = format!("-gencode=arch=compute_{number},code=compute_{number}");
-            architectures.iter().map(machine_code).chain([ptx]).collect()
-        }
+    let target = |of: &Architecture, kind: &str| format!("-gencode=arch=compute_{0},code={kind}_{0}", of.number());
+    let folder = file.parent().unwrap_or(Path::new(""));
+    if folder == Path::new("") {
+        let machine_code = architectures.iter().map(|of| target(of, "sm"));
+        machine_code.chain([target(&PTX, "compute")]).collect()
+    } else {
+        let own = architectures.iter().filter(|of| of.specific && Path::new(&of.folder()) == folder);
+        own.map(|of| target(of, "sm")).collect()
     }
 }
 

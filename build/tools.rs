@@ -14,6 +14,8 @@ pub struct Nvcc {
     pub compiler: cc::Tool,
     /// What it says about itself.
     pub version: String,
+    /// The flags that it takes from the environment by itself.
+    pub flags: [Option<OsString>; 2],
 }
 
 /// An environment variable; an empty one counts as not set.
@@ -31,7 +33,9 @@ fn toolchain(file: &str) -> PathBuf {
 pub fn nvcc() -> Result<Nvcc, Failure> {
     let path = find_nvcc()?;
     let version = version(&path)?;
-    println!("cargo::rerun-if-changed={}", path.display());
+    if path.is_file() {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
     name_tool("NVCC", &path);
     // Of cc's flags only the host compiler's name is for a fatbin; the rest is for objects that get linked.
     let mut build = cc::Build::new();
@@ -40,7 +44,7 @@ pub fn nvcc() -> Result<Nvcc, Failure> {
         cause: format!("cannot find a host compiler for nvcc: {error}"),
         remedy: "install a C++ compiler, or name one with CXX".into(),
     })?;
-    Ok(Nvcc { compiler, version })
+    Ok(Nvcc { compiler, version, flags: ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"].map(variable) })
 }
 
 fn find_nvcc() -> Result<PathBuf, Failure> {
@@ -53,9 +57,10 @@ fn find_nvcc() -> Result<PathBuf, Failure> {
         places.extend(variable(name).map(|root| Path::new(&root).join("bin/nvcc")));
     }
     places.push(toolchain("nvidia/cu13/bin/nvcc"));
-    let path = variable("PATH").unwrap_or_default();
-    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
-    places.iter().cloned().chain(on_path).find(|place| place.is_file()).ok_or_else(|| {
+    // PATH last, and read only then: another one, as editors have, would run all of this again.
+    let on_path =
+        || env::split_paths(&variable("PATH")?).map(|folder| folder.join("nvcc")).find(|place| place.is_file());
+    places.iter().find(|place| place.is_file()).cloned().or_else(on_path).ok_or_else(|| {
         let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
         Failure {
             cause: format!("the feature `cuda` needs nvcc, which is neither {} nor on PATH", places.join(" nor ")),

@@ -63,7 +63,7 @@ impl Architecture {
         format!("{major}{minor}{}", if specific { "a" } else { "" })
     }
 
-    /// The folder of the kernels that are written for it alone.
+    /// The folder of kernels written in instructions that only its specific form has.
     pub fn folder(self) -> String {
         format!("sm{}{}", self.major, self.minor)
     }

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 
-use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::Launch;
@@ -14,22 +13,15 @@ use super::copies::Copies;
 use super::fault::Fault;
 use super::operation::{Lanes, Operation, Request};
 use super::shared::{Guarded, POISON};
+use super::stack::ThreadStack;
 use super::thread::{Thread, ThreadRecord};
 use super::warp;
-
-/// Of a thread: a kernel's frames are small, those that AddressSanitizer pads are not. Only touched pages are memory.
-const STACK_BYTES: usize = if cfg!(feature = "sanitize") { 512 << 10 } else { 128 << 10 };
 
 unsafe extern "C" {
     safe fn simulator_thread_slot() -> *mut *const ThreadRecord;
 }
 
-thread_local! {
-    /// Stacks outlive their block and their launch: mapping one costs more than most threads do on it.
-    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
-}
-
-type Fiber = Coroutine<(), Request, (), DefaultStack>;
+type Fiber = Coroutine<(), Request, (), ThreadStack>;
 
 /// Where a warp has stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,12 +124,12 @@ impl<'a> Block<'a> {
             (warp.runnable, warp.returned) = (warp.present, 0);
         }
         let (function, params) = (self.launch.entry.function, self.launch.params.as_ptr().cast::<c_void>());
-        for thread in &self.threads {
+        for (index, thread) in self.threads.iter().enumerate() {
             thread.record.set(ThreadRecord { block_index: self.index, ..thread.record.get() });
             let random = Random::new(self.random.next(), 0);
             thread.copies.replace(Copies::new(self.landing, random));
             let thread: *const Thread = thread;
-            self.fibers.push(Fiber::with_stack(take_stack(), move |yielder, ()| {
+            self.fibers.push(Fiber::with_stack(ThreadStack::take(index), move |yielder, ()| {
                 // SAFETY: threads are in their place until the block is dropped, which is after its fibers.
                 unsafe { &*thread }.yielder.set(yielder);
                 // SAFETY: the launch was checked to hold the entry's params; what they point to is its promise.
@@ -248,19 +240,12 @@ impl<'a> Block<'a> {
 
     /// Gives the stacks back, also those of threads that will never return.
     fn recycle(&mut self) {
-        STACKS.with_borrow_mut(|stacks| {
-            for mut fiber in self.fibers.drain(..) {
-                // SAFETY: a suspended thread has only a kernel's frames, which own nothing, and one of `suspend`.
-                unsafe { fiber.force_reset() };
-                stacks.push(fiber.into_stack());
-            }
-        });
+        ThreadStack::give_back(self.fibers.drain(..).map(|mut fiber| {
+            // SAFETY: a suspended thread has only a kernel's frames, which own nothing, and one of `suspend`.
+            unsafe { fiber.force_reset() };
+            fiber.into_stack()
+        }));
     }
-}
-
-fn take_stack() -> DefaultStack {
-    let pooled = STACKS.with_borrow_mut(Vec::pop);
-    pooled.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("the host has memory for a thread's stack"))
 }
 
 fn lanes_that(among: u32, holds: impl Fn(usize) -> bool) -> u32 {

@@ -71,7 +71,8 @@ impl Copies {
     }
 
     fn land(&mut self, end_group: u64) {
-        while let Some(copy) = self.pending.pop_front_if(|copy| copy.group < end_group) {
+        let num_landing = self.pending.partition_point(|copy| copy.group < end_group);
+        for copy in self.pending.drain(..num_landing) {
             // SAFETY: who issued it promised that both stay valid until now.
             unsafe { simulator_copy(copy.destination, copy.source, copy.num_bytes) };
         }

@@ -35,7 +35,7 @@ pub enum Fault {
     },
     /// A shared address is outside of the block's shared memory.
     #[error(
-        "{kernel}: {thread}: {operation} of {bytes} bytes at shared address {address:#x}, outside of {shared_bytes} bytes"
+        "{kernel}: {thread}: {operation} of {bytes} bytes at shared address {address}, outside of {shared_bytes} bytes"
     )]
     OutOfBounds {
         /// The entry.

@@ -50,10 +50,13 @@ pub(super) fn load(operation: Operation, threads: &[Thread], lanes: &mut [&mut M
 /// "mma.sync.aligned.m16n8k16.row.col.f32": a product of two elements is exact in f32; a sum starts with the accumulator
 /// and takes the products in ascending order of k, each rounded to nearest. The manual leaves that order open.
 pub(super) fn multiply(operation: Operation, lanes: &mut [&mut Product; 32]) {
-    let widen = match operation {
-        Operation::MultiplyFp16 => widen_fp16,
-        _ => widen_bf16,
-    };
+    match operation {
+        Operation::MultiplyFp16 => multiply_of(widen_fp16, lanes),
+        _ => multiply_of(widen_bf16, lanes),
+    }
+}
+
+fn multiply_of(widen: impl Fn(u32) -> [f32; 2], lanes: &mut [&mut Product; 32]) {
     let mut a = [[0f32; 16]; 16];
     let mut b = [[0f32; 8]; 16];
     let mut sums = [[0f32; 8]; 16];

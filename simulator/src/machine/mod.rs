@@ -10,6 +10,7 @@ mod fault;
 mod matrix;
 mod operation;
 mod shared;
+mod stack;
 pub mod testing;
 mod thread;
 mod warp;
