@@ -23,6 +23,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=include");
     println!("cargo::rerun-if-changed=src/machine/native.cc");
+    // The driver's own, by which libcublasLt.so finds the library that its program has loaded.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
 
     let mut entries = BTreeMap::new();
     let mut modules = BTreeMap::new();
