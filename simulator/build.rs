@@ -1,20 +1,27 @@
 //! Compiles the engine's kernels, and the simulator's own test kernels, with the host's C++ compiler, and lists their
 //! entry points. A kernel needs no registration: its `extern "C" __global__` line is enough.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Where kernels are, from the simulator's directory.
-const KERNELS: [&str; 3] = ["../kernels", "../kernels/sm90", "kernels"];
+/// Where kernels are, from the simulator's directory; what their modules' names start with; the compute capability that
+/// their instructions ask for, ten times the major number plus the minor one.
+const KERNELS: [(&str, &str, u32); 4] = [
+    ("../kernels", "", 80),
+    ("../kernels/sm90", "sm90/", 90),
+    ("kernels", "simulator/", 80),
+    ("kernels/sm90", "simulator/sm90/", 90),
+];
 
 /// An entry point as its line of source gives it.
 struct Entry {
-    module: String,
+    /// In C++: two modules may have entries of one name.
+    symbol: String,
     name: String,
     params: String,
     launch_bounds: String,
+    module: String,
+    capability: u32,
 }
 
 fn main() {
@@ -26,48 +33,50 @@ fn main() {
     // The driver's own, by which libcublasLt.so finds the library that its program has loaded.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
 
-    let mut entries = BTreeMap::new();
-    let mut modules = BTreeMap::new();
-    for directory in KERNELS.map(|directory| root.join(directory)) {
+    let mut entries = Vec::new();
+    let mut units = Vec::new();
+    for (directory, prefix, capability) in KERNELS {
+        let directory = root.join(directory);
         if !directory.is_dir() {
             continue;
         }
         println!("cargo::rerun-if-changed={}", directory.display());
         for file in kernel_files(&directory) {
-            let module = file.file_stem().and_then(|stem| stem.to_str()).expect("kernels have plain names").to_owned();
-            let found = find_entries(&file, &module);
-            let unit = out.join(format!("{module}.cc"));
+            let stem = file.file_stem().and_then(|stem| stem.to_str()).expect("kernels have plain names");
+            let found = find_entries(&file, &format!("{prefix}{stem}"), capability);
+            let unit = out.join(format!("{}{stem}.cc", prefix.replace('/', "_")));
             write_if_changed(&unit, &translation_unit(&file, &found));
-            if let Some(other) = modules.insert(module, file.clone()) {
-                panic!("{} and {} have one name: rename one of them", other.display(), file.display());
-            }
-            for entry in found {
-                if let Some(other) = entries.insert(entry.name.clone(), entry) {
-                    panic!("entry {} is defined twice, once in {}: rename one of them", other.name, other.module);
-                }
-            }
+            units.push(unit);
+            entries.extend(found);
         }
     }
+    // By name, portable kernels before others.
+    entries.sort_by(|a, b| (&a.name, a.capability, &a.module).cmp(&(&b.name, b.capability, &b.module)));
+    let alike = |a: &Entry, b: &Entry| (&a.name, a.capability) == (&b.name, b.capability);
+    if let Some((a, b)) = entries.iter().zip(entries.iter().skip(1)).find(|(a, b)| alike(a, b)) {
+        panic!("entry {} is in {} and in {}: rename one of them", a.name, a.module, b.module);
+    }
     write_if_changed(&out.join("entries.rs"), &entry_table(&entries));
-    compile(&root, modules.keys().map(|module| out.join(format!("{module}.cc"))));
+    compile(&root, units);
 }
 
 fn kernel_files(directory: &Path) -> Vec<PathBuf> {
     let listing = fs::read_dir(directory).expect("the directory of kernels can be listed");
     let files = listing.map(|item| item.expect("the directory of kernels can be listed").path());
-    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|extension| extension == "cu")).collect();
+    let is_kernel = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "cu");
+    let mut files: Vec<_> = files.filter(is_kernel).collect();
     files.sort();
     files
 }
 
-fn find_entries(file: &Path, module: &str) -> Vec<Entry> {
+fn find_entries(file: &Path, module: &str, capability: u32) -> Vec<Entry> {
     let source = fs::read_to_string(file).expect("a kernel can be read");
     let lines = source.lines().filter(|line| line.starts_with("extern \"C\" __global__"));
     let parse = |line| {
-        parse_entry(line, module).unwrap_or_else(|| {
+        parse_entry(line, module, capability).unwrap_or_else(|| {
             panic!(
-                "{}: entry {line:?} is not of the form this script reads: write it on one line as \
-                 extern \"C\" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Params params) {{",
+                "{}: entry {line:?} is not of the form this script reads: write it on one line as extern \"C\" \
+                 __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Params params) {{",
                 file.display()
             )
         })
@@ -75,7 +84,7 @@ fn find_entries(file: &Path, module: &str) -> Vec<Entry> {
     lines.map(parse).collect()
 }
 
-fn parse_entry(line: &str, module: &str) -> Option<Entry> {
+fn parse_entry(line: &str, module: &str, capability: u32) -> Option<Entry> {
     let rest = line.strip_prefix("extern \"C\" __global__ void __launch_bounds__(")?;
     // The bounds may be an expression with parentheses of its own.
     let mut depth = 1;
@@ -89,32 +98,43 @@ fn parse_entry(line: &str, module: &str) -> Option<Entry> {
     let params = parameter.rsplit_once(' ')?.0;
     let is_name = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     (is_name(name) && !params.contains(',')).then(|| Entry {
-        module: module.to_owned(),
+        symbol: format!("{}_{name}", module.replace('/', "_")),
         name: name.to_owned(),
         params: params.to_owned(),
         launch_bounds: launch_bounds.to_owned(),
+        module: module.to_owned(),
+        capability,
     })
 }
 
-/// The kernel's file and, for each entry, its record: what `src/machine/entries.rs` reads as `EntryRecord`.
+/// The kernel's file and, for each entry, its record: what `src/machine/entries.rs` reads as `EntryRecord`. Two files
+/// may give one name to different things: a namespace keeps their functions and types apart, and a prefix their
+/// entries, for which C has no namespaces.
 fn translation_unit(file: &Path, entries: &[Entry]) -> String {
-    let mut unit = format!("#include \"{}\"\n#include <entry.h>\n", file.display());
-    for Entry { name, params, launch_bounds, .. } in entries {
-        writeln!(unit, "SIMULATOR_ENTRY({name}, {params}, {launch_bounds})").expect("strings take all");
+    let mut unit = String::from("#include <entry.h>\n");
+    for Entry { symbol, name, .. } in entries {
+        unit += &format!("#define {name} simulator_kernel_{symbol}\n");
+    }
+    unit += &format!("namespace {{\n#include \"{}\"\n}}\n", file.display());
+    for Entry { symbol, params, launch_bounds, .. } in entries {
+        unit += &format!("SIMULATOR_ENTRY({symbol}, {params}, {launch_bounds})\n");
     }
     unit
 }
 
-fn entry_table(entries: &BTreeMap<String, Entry>) -> String {
+fn entry_table(entries: &[Entry]) -> String {
     let mut table = String::from("unsafe extern \"C\" {\n");
-    for name in entries.keys() {
-        writeln!(table, "    safe static simulator_entry_{name}: EntryRecord;").expect("strings take all");
+    for Entry { symbol, .. } in entries {
+        table += &format!("    safe static simulator_entry_{symbol}: EntryRecord;\n");
     }
-    table += "}\n\nfn records() -> Vec<(&'static str, &'static str, &'static EntryRecord)> {\n    vec![\n";
-    for Entry { module, name, .. } in entries.values() {
-        writeln!(table, "        ({module:?}, {name:?}, &simulator_entry_{name}),").expect("strings take all");
+    table += "}\n\nconst SOURCES: &[Source] = &[\n";
+    for Entry { symbol, module, name, capability, .. } in entries {
+        let (major, minor) = (capability / 10, capability % 10);
+        let record = format!("record: || &simulator_entry_{symbol}");
+        let fields = format!("name: {name:?}, module: {module:?}, compute_capability: ({major}, {minor}), {record}");
+        table += &format!("    Source {{ {fields} }},\n");
     }
-    table + "    ]\n}\n"
+    table + "];\n"
 }
 
 /// Leaves a file alone that is right already, so that what is built from it stays fresh.
@@ -125,14 +145,14 @@ fn write_if_changed(file: &Path, content: &str) {
     fs::write(file, content).expect("OUT_DIR can be written");
 }
 
-fn compile(root: &Path, units: impl Iterator<Item = PathBuf>) {
+fn compile(root: &Path, units: Vec<PathBuf>) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(true).cpp_link_stdlib(None);
     build.include(root.join("include")).include(root.join("../kernels"));
     build.flag("-include").flag("device.h").files(units).file(root.join("src/machine/native.cc"));
-    // `#pragma unroll` is nvcc's. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product is
-    // contracted, so that results are the same on every host. A register that is read before it is written is a large
-    // number rather than what happened to be there.
+    // `#pragma unroll` is nvcc's. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product
+    // is contracted, so that results are the same on every host. A register that is read before it is written is a
+    // large number rather than what happened to be there.
     build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fvisibility=hidden").flag("-ffp-contract=off");
     build.flag_if_supported("-ftrivial-auto-var-init=pattern");

@@ -68,8 +68,8 @@ struct SimulatorThread {
     uint32_t lane;
 };
 
-// Set by the machine whenever another thread runs. The model of access is the fast one: a library that is loaded late has
-// room for one such pointer.
+// Set by the machine whenever another thread runs. The model of access is the fast one: a library that is loaded late
+// has room for one such pointer.
 extern thread_local SimulatorThread* simulator_thread __attribute__((tls_model("initial-exec")));
 
 #define threadIdx (simulator_thread->thread_index)
@@ -111,7 +111,8 @@ struct SimulatorShuffle {
     uint32_t source;
 };
 
-// "shfl.sync": `last` is the last lane that a lane may read of, or the first where `up`; beyond it a lane keeps its own.
+// "shfl.sync": lanes come in groups of `width`, a power of two; a lane whose source is beyond its group, at the end
+// that the direction leads to, keeps its own value.
 template <class T>
 inline T simulator_shuffle(SimulatorOperation operation, uint32_t mask, T value, int32_t source, int32_t width) {
     static_assert(sizeof(T) == 4, "a shuffle moves one register");

@@ -14,12 +14,12 @@ constexpr uint32_t simulator_max_threads(uint32_t max_threads, uint32_t = 0, uin
     return max_threads;
 }
 
-#define SIMULATOR_ENTRY(name, Params, ...)                                        \
-    static void simulator_run_##name(const void* bytes) {                         \
+#define SIMULATOR_ENTRY(symbol, Params, ...)                                      \
+    static void simulator_run_##symbol(const void* bytes) {                       \
         Params params;                                                            \
         memcpy(&params, bytes, sizeof params);                                    \
-        name(params);                                                             \
+        simulator_kernel_##symbol(params);                                        \
     }                                                                             \
-    extern "C" const SimulatorEntry simulator_entry_##name;                       \
-    const SimulatorEntry simulator_entry_##name = {                               \
-        simulator_run_##name, sizeof(Params), simulator_max_threads(__VA_ARGS__)};
+    extern "C" const SimulatorEntry simulator_entry_##symbol;                     \
+    const SimulatorEntry simulator_entry_##symbol = {                             \
+        simulator_run_##symbol, sizeof(Params), simulator_max_threads(__VA_ARGS__)};

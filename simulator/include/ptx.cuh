@@ -1,5 +1,5 @@
-// The functions of the kernels' ptx.cuh as the PTX manual defines their instructions, in plain C++. What one thread does
-// alone is here; what a warp does together, and copies that land later, the machine does (src/machine).
+// The functions of the kernels' ptx.cuh as the PTX manual defines their instructions, in plain C++. What one thread
+// does alone is here; what a warp does together, and copies that land later, the machine does (src/machine).
 #pragma once
 #include <stdint.h>
 
@@ -82,7 +82,8 @@ inline Fp16 narrow<Fp16>(float value) {
     if (magnitude >= 0x477ff000u) {
         return {static_cast<uint16_t>(sign | 0x7c00u)};
     }
-    // Below 2^-14 the result counts multiples of 2^-24. Added to 0.5, whose last place is 2^-24, a number is rounded there.
+    // Below 2^-14 the result counts multiples of 2^-24. Added to 0.5, whose last place is 2^-24, a number is rounded
+    // there.
     if (magnitude < 0x38800000u) {
         const float rounded = __uint_as_float(magnitude) + 0.5f;
         return {static_cast<uint16_t>(sign | (__float_as_uint(rounded) - 0x3f000000u))};

@@ -1,5 +1,5 @@
-// Kernels of the simulator's own tests, no part of the engine: one thing that a kernel must not do, chosen by `fault`; any
-// other number does none of them.
+// Kernels of the simulator's own tests, no part of the engine: one thing that a kernel must not do, chosen by `fault`;
+// any other number does none of them.
 #include <stdint.h>
 
 #include <ptx.cuh>

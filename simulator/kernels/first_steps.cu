@@ -9,11 +9,15 @@ struct DoubleValuesParams {
     uint32_t num_values;
 };
 
+__device__ float twice(float value) {
+    return 2.0f * value;
+}
+
 // output[i] = 2 * input[i].
 extern "C" __global__ void __launch_bounds__(128) double_values(const __grid_constant__ DoubleValuesParams params) {
     const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index < params.num_values) {
-        params.output[index] = 2.0f * params.input[index];
+        params.output[index] = twice(params.input[index]);
     }
 }
 

@@ -1,5 +1,5 @@
-// Kernels of the simulator's own tests, no part of the engine: programs that lack one thing that orders them, and have it
-// where `ordered` is set. All of them move values between the threads of one block, through shared memory.
+// Kernels of the simulator's own tests, no part of the engine: programs that lack one thing that orders them, and have
+// it where `ordered` is set. All of them move values between the threads of one block, through shared memory.
 #include <stdint.h>
 
 #include <ptx.cuh>
@@ -52,6 +52,18 @@ extern "C" __global__ void __launch_bounds__(128) hazard_lanes(const __grid_cons
         if (params.ordered != 0) {
             __syncwarp();
         }
+    }
+}
+
+// Scratch of a warp's own, which is another's too.
+extern "C" __global__ void __launch_bounds__(128) hazard_scratch(const __grid_constant__ HazardParams params) {
+    uint32_t* shared = reinterpret_cast<uint32_t*>(dynamic_shared());
+    uint32_t* scratch = shared + (params.ordered != 0 ? threadIdx.x / 32 * 32 : 0);
+    for (uint32_t round = 0; round < params.rounds; ++round) {
+        scratch[threadIdx.x % 32] = params.input[128 * round + neighbour()];
+        __syncwarp();
+        params.output[128 * round + threadIdx.x] = scratch[(threadIdx.x + 1) % 32];
+        __syncwarp();
     }
 }
 

@@ -28,6 +28,51 @@ extern "C" __global__ void __launch_bounds__(32) load_matrices_once(const __grid
     }
 }
 
+struct CopyParams {
+    const uint8_t* source;      // [32, 16]
+    const uint32_t* num_bytes;  // [32]
+    uint8_t* copies;            // [32, 16]
+};
+
+extern "C" __global__ void __launch_bounds__(32) copy_once(const __grid_constant__ CopyParams params) {
+    uint8_t* shared = dynamic_shared() + 16 * threadIdx.x;
+    copy_async(shared_address(shared), params.source + 16 * threadIdx.x, params.num_bytes[threadIdx.x]);
+    copy_async_commit();
+    copy_async_wait<0>();
+    for (uint32_t byte = 0; byte < 16; ++byte) {
+        params.copies[16 * threadIdx.x + byte] = shared[byte];
+    }
+}
+
+struct CopyGroupsParams {
+    const uint8_t* source;  // [64]
+    uint8_t* copies;        // [3, 64], after each of three waits
+};
+
+// One thread: groups of 1, 2 and 0 copies, a copy that is in none, waits until 2, 1 and 0 groups are under way.
+extern "C" __global__ void __launch_bounds__(1) copy_groups(const __grid_constant__ CopyGroupsParams params) {
+    const uint32_t shared = shared_address(dynamic_shared());
+    copy_async(shared, params.source, 16);
+    copy_async_commit();
+    copy_async(shared + 16, params.source + 16, 16);
+    copy_async(shared + 32, params.source + 32, 16);
+    copy_async_commit();
+    copy_async_commit();
+    copy_async(shared + 48, params.source + 48, 16);
+    copy_async_wait<2>();
+    for (uint32_t byte = 0; byte < 64; ++byte) {
+        params.copies[byte] = dynamic_shared()[byte];
+    }
+    copy_async_wait<1>();
+    for (uint32_t byte = 0; byte < 64; ++byte) {
+        params.copies[64 + byte] = dynamic_shared()[byte];
+    }
+    copy_async_wait<0>();
+    for (uint32_t byte = 0; byte < 64; ++byte) {
+        params.copies[128 + byte] = dynamic_shared()[byte];
+    }
+}
+
 struct MultiplyParams {
     const uint32_t* a;  // [32, 4]
     const uint32_t* b;  // [32, 2]
@@ -52,11 +97,11 @@ __device__ void multiply(const MultiplyParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(32) multiply_bf16(const __grid_constant__ MultiplyParams params) {
+extern "C" __global__ void __launch_bounds__(32) multiply_once_bf16(const __grid_constant__ MultiplyParams params) {
     multiply<Bf16>(params);
 }
 
-extern "C" __global__ void __launch_bounds__(32) multiply_fp16(const __grid_constant__ MultiplyParams params) {
+extern "C" __global__ void __launch_bounds__(32) multiply_once_fp16(const __grid_constant__ MultiplyParams params) {
     multiply<Fp16>(params);
 }
 

@@ -1,7 +1,7 @@
 //! What a kernel must not do ends its launch with a fault that says who did what.
 
 use tilesight_simulator::machine::testing::{Buffer, Kernel, Params, SEEDS};
-use tilesight_simulator::machine::{Adversary, DeviceModel, Fault};
+use tilesight_simulator::machine::{Adversary, DeviceModel, Fault, entries, entry, entry_of};
 
 const SHARED_BYTES: u32 = 512;
 
@@ -108,6 +108,30 @@ fn launches_keep_within_the_device_and_the_entry() {
     assert_eq!(refused(kernel().shared_bytes(most + 1), params()), ("bytes of shared memory", asked, most.into()));
     let hopper = kernel().shared_bytes(DeviceModel::HOPPER.max_shared_bytes + 1).device(DeviceModel::HOPPER);
     assert_eq!(refused(hopper, params()), ("bytes of shared memory", 232_449, 232_448));
+}
+
+#[test]
+fn an_entry_runs_on_devices_that_have_its_instructions() {
+    let input = Buffer::of(&[1.0f32, 2.0, 3.0]);
+    let output = Buffer::poisoned::<f32>(5);
+    let params = Params::new().buffer(&input).buffer(&output).u32(3).u32(2);
+    let kernel = Kernel::of(entry_of("simulator/sm90/other_steps", "double_values").expect("an entry"));
+    let (what, asked, limit) = ("tenfold compute capability", 90, 80);
+    assert_eq!(kernel.run(&params), Err(Fault::Launch { kernel: "double_values", what, asked, limit }));
+    kernel.device(DeviceModel::HOPPER).run(&params).unwrap();
+    let output = output.read::<f32>();
+    assert_eq!((output[0], output[2], output[4]), (2.0, 4.0, 6.0));
+    assert!(output[1].is_nan() && output[3].is_nan());
+}
+
+#[test]
+fn entries_know_their_module_and_limits() {
+    let portable = entry("double_values").expect("an entry");
+    assert_eq!((portable.module, portable.params_bytes), ("simulator/first_steps", 24));
+    assert_eq!((portable.max_threads, portable.compute_capability), (128, (8, 0)));
+    assert!(entry("triple_values").is_none() && entry_of("simulator/faults", "double_values").is_none());
+    assert!(entries().is_sorted_by_key(|entry| (entry.name, entry.compute_capability)));
+    assert_eq!(entry("name_threads").map(|entry| entry.max_threads), Some(64), "the first of two launch bounds");
 }
 
 #[test]

@@ -50,6 +50,12 @@ fn a_write_before_another_lane_has_read() {
 }
 
 #[test]
+fn a_scratch_that_two_warps_use() {
+    let next_lane = |thread| neighbour(thread) / 32 * 32 + (thread + 1) % 32;
+    assert!(caught("hazard_scratch", next_lane) >= 3);
+}
+
+#[test]
 fn a_copy_that_nobody_waits_for() {
     assert!(caught("hazard_wait", neighbour) >= 4);
 }

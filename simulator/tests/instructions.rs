@@ -1,8 +1,9 @@
 //! Each instruction against examples worked out by hand from the PTX manual.
 
 use tilesight_simulator::machine::testing::{Buffer, Kernel, Params, SEEDS};
+use tilesight_simulator::machine::{Adversary, Landing};
 
-/// The bits of 1.0 times a small whole number, exact in both types.
+/// bf16 bits of a number that it holds exactly.
 fn bf16(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
@@ -69,12 +70,46 @@ fn load_matrices_transposed_spreads_columns() {
     assert_eq!(fragments[31], [pair(67, 77), pair(167, 177), pair(267, 277), pair(367, 377)]);
 }
 
+#[test]
+fn copies_fill_up_with_zeros() {
+    // The last lane's source has 3 bytes, and no more is read.
+    let num_bytes: Vec<u32> = (0..31).map(|lane| lane % 17).chain([3]).collect();
+    let source: Vec<u8> = (0..31 * 16 + 3).map(|byte| 1 + (byte % 250) as u8).collect();
+    let expected = (0..32).flat_map(|lane| (0..16).map(move |byte| (lane, byte)));
+    let expected =
+        expected.map(|(lane, byte)| if byte < num_bytes[lane] as usize { source[16 * lane + byte] } else { 0 });
+    let expected: Vec<u8> = expected.collect();
+    for seed in SEEDS {
+        let (source, num_bytes, copies) = (Buffer::of(&source), Buffer::of(&num_bytes), Buffer::poisoned::<u8>(512));
+        let params = Params::new().buffer(&source).buffer(&num_bytes).buffer(&copies);
+        Kernel::named("copy_once").shared_bytes(512).seed(seed).run(&params).unwrap();
+        assert_eq!(copies.read::<u8>(), expected);
+    }
+}
+
+/// Which of four copies of 16 bytes have landed after each of three waits.
+fn landed(landing: Landing) -> Vec<bool> {
+    let source = Buffer::of(&[7u8; 64]);
+    let copies = Buffer::poisoned::<u8>(192);
+    let adversary = Adversary { landing, ..Adversary::default() };
+    let kernel = Kernel::named("copy_groups").shared_bytes(64).adversary(adversary);
+    kernel.run(&Params::new().buffer(&source).buffer(&copies)).unwrap();
+    copies.read::<[u8; 16]>().iter().map(|copy| *copy == [7; 16]).collect()
+}
+
+#[test]
+fn waits_are_for_groups() {
+    let expected = [[true, false, false, false], [true, true, true, false], [true, true, true, false]];
+    assert_eq!(landed(Landing::Late), expected.as_flattened());
+    assert_eq!(landed(Landing::AtIssue), [true; 12]);
+}
+
 type Matrix<const ROWS: usize, const COLUMNS: usize> = [[f32; COLUMNS]; ROWS];
 
 /// a * b + c through the kernel, elements placed by the manual's table for mma.m16n8k16: element i of A's fragment of a
-/// lane is in row groupID (+ 8 unless i is 0, 1, 4 or 5) and column 2 * threadID_in_group + (i & 1) (+ 8 from i = 4 on);
-/// element i of B's in row 2 * threadID_in_group + (i & 1) (+ 8 from i = 2 on) and column groupID; element i of C's in row
-/// groupID (+ 8 from i = 2 on) and column 2 * threadID_in_group + (i & 1).
+/// lane is in row groupID (+ 8 unless i is 0, 1, 4 or 5) and column 2 * threadID_in_group + (i & 1) (+ 8 from i = 4
+/// on); element i of B's in row 2 * threadID_in_group + (i & 1) (+ 8 from i = 2 on) and column groupID; element i of
+/// C's in row groupID (+ 8 from i = 2 on) and column 2 * threadID_in_group + (i & 1).
 fn multiply(
     kernel: &str,
     bits: fn(f32) -> u16,
@@ -127,15 +162,15 @@ fn products_of_matrices_are_products_of_matrices() {
     // Whole numbers below 2^24 all along, so any order of summation gives this.
     let expected: Matrix<16, 8> =
         std::array::from_fn(|m| std::array::from_fn(|n| c[m][n] + (0..16).map(|k| a[m][k] * b[k][n]).sum::<f32>()));
-    assert_eq!(multiply("multiply_bf16", bf16, &a, &b, &c), expected);
-    assert_eq!(multiply("multiply_fp16", fp16, &a, &b, &c), expected);
+    assert_eq!(multiply("multiply_once_bf16", bf16, &a, &b, &c), expected);
+    assert_eq!(multiply("multiply_once_fp16", fp16, &a, &b, &c), expected);
 }
 
 #[test]
 fn a_product_is_exact_and_a_sum_is_single() {
     // (1 + 2^-7)^2 and (1 + 2^-10)^2 need 15 and 21 bits.
     for (kernel, bits, step) in
-        [("multiply_bf16", bf16 as fn(f32) -> u16, 1.0 / 128.0), ("multiply_fp16", fp16, 1.0 / 1024.0)]
+        [("multiply_once_bf16", bf16 as fn(f32) -> u16, 1.0 / 128.0), ("multiply_once_fp16", fp16, 1.0 / 1024.0)]
     {
         let (mut a, mut b, mut c) = ([[0.0; 16]; 16], [[0.0; 8]; 16], [[0.0; 8]; 16]);
         (a[3][5], b[5][6]) = (1.0 + step, 1.0 + step);
@@ -150,7 +185,7 @@ fn what_is_not_finite_stays_so() {
     let (mut a, mut b, c) = ([[1.0; 16]; 16], [[1.0; 8]; 16], [[0.0; 8]; 16]);
     a[2][9] = f32::INFINITY;
     b[9][4] = 0.0;
-    let product = multiply("multiply_bf16", bf16, &a, &b, &c);
+    let product = multiply("multiply_once_bf16", bf16, &a, &b, &c);
     assert!(product[2][4].is_nan());
     assert_eq!((product[2][3], product[3][4], product[3][3]), (f32::INFINITY, 15.0, 16.0));
 }

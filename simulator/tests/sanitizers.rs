@@ -1,5 +1,5 @@
-//! What only the sanitizers see ends the process with their report: each case in a process of its own, which is this one
-//! started again.
+//! What only the sanitizers see ends the process with their report: each case in a process of its own, which is this
+//! one started again.
 
 use std::process::Command;
 

@@ -8,7 +8,7 @@ use super::tensor::Tensor;
 use crate::config::{EncoderConfig, aspect_ratios};
 
 /// The tables before the transformer, inside the token positions, and after the transformer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PositionTables {
     /// `[blocks, C]`: added to a tile's patches before the class token exists.
     pub pre_tile: Tensor,

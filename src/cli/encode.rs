@@ -71,6 +71,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         let report = serde_json::json!({
             "version": super::VERSION,
             "semantics": encoder.semantics().name(),
+            "device": encoder.device(),
+            "dtype": encoder.precision().activations.to_string(),
             "threads": encoder.num_threads(),
             "weights": encoder.precision().weights.to_string(),
             "seconds": seconds,
@@ -173,9 +175,13 @@ fn metadata(encoder: &Encoder, preprocess: Option<&str>) -> Vec<(&'static str, S
     metadata
 }
 
-/// A bar that follows the steps of the plan.
+/// A bar that follows the steps of the plan. On a GPU a batch is one launch, which nobody can follow, so there it only
+/// shows which images are under way.
 fn step_bar(encoder: &mut Encoder) -> ProgressBar {
     let bar = progress::bar(0, "encoding");
+    if encoder.precision().activations != crate::Dtype::F32 {
+        return bar;
+    }
     let steps = bar.clone();
     encoder.observe(move |output| {
         if output.step.name == output.plan.steps[0].name {

@@ -1,7 +1,9 @@
 //! The command line. Answers go to standard output or to the file named; notices, progress and errors to standard
-//! error. Exit codes: 0, 1 for bad input or data, 2 for usage.
+//! error. Exit codes: 0, 1 for bad input or data and for checks that failed, 2 for usage.
 
+mod check;
 mod encode;
+mod golden;
 mod inspect;
 mod model;
 mod output;
@@ -34,6 +36,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Encode(encode::Arguments),
+    Check(check::Arguments),
     Tiles(tiles::Arguments),
     Inspect(inspect::Arguments),
     Plan(plan::Arguments),
@@ -44,14 +47,15 @@ enum Command {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Command::Encode(arguments) => encode::run(&arguments),
-        Command::Tiles(arguments) => tiles::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Plan(arguments) => plan::run(&arguments),
-        Command::Random(arguments) => random::run(&arguments),
+        Command::Encode(arguments) => encode::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Tiles(arguments) => tiles::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Plan(arguments) => plan::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Random(arguments) => random::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(1)

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
-use crate::encoder::{Device, Encoder, EncoderBuilder};
+use crate::encoder::{Device, Encoder, EncoderBuilder, Kernels};
 use crate::error::Result;
 use crate::image::Preprocess;
 use crate::plan::Semantics;
@@ -63,13 +63,19 @@ pub(super) struct Model {
 /// How the model computes.
 #[derive(Args, Clone)]
 pub(super) struct Computing {
-    /// Where to compute: auto or cpu
+    /// Where to compute: auto (a GPU if one is there, else the CPU), cpu, cuda, or GPUs by number, which share the
+    /// batches: cuda:0,1
     #[arg(long, default_value = "auto", value_parser = Device::from_str)]
     pub(super) device: Device,
-    /// The element type to compute in: f32 on the CPU
+    /// The element type to compute in: f32 on the CPU, bf16 or fp16 on GPUs [default there: fp16 for weights stored so,
+    /// else bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) dtype: Option<DtypeName>,
-    /// Threads to compute on [default: one for each core]
+    /// The kernels of the matrix operations on GPUs: auto (the fastest), portable (one fused kernel a matrix), or cublas
+    /// (cuBLASLt's products: the baseline)
+    #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
+    pub(super) kernels: Kernels,
+    /// Threads to compute on where the CPU does it [default: one for each core]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<std::num::NonZeroUsize>,
     /// The most tiles computed together; bounds the working memory and changes no result
@@ -155,6 +161,7 @@ impl Model {
     pub(super) fn encoder(&self, computing: &Computing, preprocessing: &Preprocessing) -> Result<Encoder> {
         let mut builder = Encoder::builder()
             .device(computing.device.clone())
+            .kernels(computing.kernels)
             .threads(computing.threads.map_or(0, usize::from))
             .max_batch_tiles(computing.max_batch_tiles)
             .collapse(!computing.no_collapse);
@@ -174,6 +181,7 @@ impl Model {
             None => format!("for tensors in {names} names"),
         };
         eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
+        eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
         Ok(encoder)
     }
 

@@ -4,18 +4,20 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::model::Model;
+use super::model::{DtypeName, Model};
 use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
+use crate::encoder::{Device, Kernels};
 use crate::error::Result;
-use crate::plan::{BatchShape, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
+use crate::plan::{BatchShape, Form, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
 
 /// Print what an encode would do: steps, FLOPs, bytes, memory
 #[derive(Args)]
 #[command(after_help = "Examples:
   tilesight plan --preset 11b --tiles 2x2
+  tilesight plan --preset 11b --tiles 2x2 --device cuda
   tilesight plan --preset 11b --semantics meta --tiles 1x1 --tiles 1x2 --json")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -29,6 +31,15 @@ pub(super) struct Arguments {
     /// List every step, not one line for each kind
     #[arg(long)]
     steps: bool,
+    /// What the plan is for: auto and cpu are the CPU, cuda is any GPU; none needs to be there
+    #[arg(long, default_value = "auto", value_parser = Device::from_str)]
+    device: Device,
+    /// The element type on GPUs
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
+    dtype: DtypeName,
+    /// The kernels of the matrix operations on GPUs: auto, portable or cublas
+    #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
+    kernels: Kernels,
     /// Print the whole plan as JSON
     #[arg(long)]
     json: bool,
@@ -48,6 +59,16 @@ impl FromStr for Grid {
         let sides = text.split_once('x').and_then(|(across, down)| Some((parse(across)?, parse(down)?)));
         let (across, down) = sides.ok_or("tiles are named as across x down: 2x1")?;
         Ok(Self { across, down })
+    }
+}
+
+impl Arguments {
+    fn target(&self, stored: Dtype) -> Target {
+        match (&self.device, self.kernels) {
+            (Device::Auto | Device::Cpu, _) => Target::cpu(stored),
+            (Device::Cuda(_), Kernels::Auto | Kernels::Portable) => Target::cuda(self.dtype.into(), Form::Portable),
+            (Device::Cuda(_), Kernels::Cublas) => Target::cuda(self.dtype.into(), Form::Cublas),
+        }
     }
 }
 
@@ -91,12 +112,12 @@ fn build(
     };
     let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
-    Plan::build(config, &BatchShape { images }, Target::cpu(weights))
+    Plan::build(config, &BatchShape { images }, arguments.target(weights))
 }
 
 fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
     let grids: Vec<_> = arguments.tiles.iter().map(|grid| format!("{}x{}", grid.across, grid.down)).collect();
-    println!("{} tiles, {semantics} semantics, f32 activations", grids.join(" + "));
+    println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
     println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());
     let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes"]);

@@ -50,10 +50,6 @@ impl CpuBackend {
         Ok(Self { weights, projection, pool, multiplier, arena: Vec::new(), normed: Vec::new() })
     }
 
-    pub(crate) fn weights(&self) -> &VisionWeights {
-        &self.weights
-    }
-
     pub(crate) fn num_threads(&self) -> usize {
         self.pool.current_num_threads()
     }

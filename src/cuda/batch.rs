@@ -50,6 +50,11 @@ impl BatchTables {
         }
     }
 
+    /// The counts there is room for.
+    pub(super) fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
     /// The descriptor as kernels' arguments, where it lies at the start of `memory`.
     pub(super) fn views<'m>(&self, memory: &'m DeviceMemory) -> BatchViews<'m> {
         let capacity = &self.capacity;

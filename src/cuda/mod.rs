@@ -3,12 +3,22 @@
 #[expect(unsafe_code, reason = "bindgen fills the structs with zeros, and tables of them are copied as bytes")]
 pub(crate) mod abi;
 pub mod architecture;
+mod backend;
 mod batch;
 pub(crate) mod check;
+#[expect(unsafe_code, reason = "calls of cuBLASLt")]
+mod cublas;
 #[expect(unsafe_code, reason = "calls of the driver")]
 mod driver;
 pub mod fatbin;
+mod lower;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
 #[cfg(test)]
 mod ptxas;
+mod replica;
+#[expect(unsafe_code, reason = "copies from and to pinned memory")]
+mod slot;
+mod weights;
+
+pub(crate) use backend::{CudaBackend, best_gpu};

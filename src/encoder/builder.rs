@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{Device, Encoder};
+use super::backend::{Backend, Choice};
+use super::{Device, Encoder, Kernels};
 use crate::checkpoint::{Checkpoint, RandomWeights, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
-use crate::cpu::CpuBackend;
 use crate::dtype::Dtype;
 use crate::error::{InputError, Result};
 use crate::image::Preprocess;
-use crate::plan::Semantics;
+use crate::plan::{Capacity, Semantics};
 
 /// Computed tiles of a batch, unless said otherwise: two full images, enough to share the widening of the weights, and
 /// about a gigabyte of working memory at the published geometry.
@@ -24,6 +24,7 @@ pub struct EncoderBuilder {
     preprocess: Option<Preprocess>,
     device: Device,
     dtype: Option<Dtype>,
+    kernels: Kernels,
     threads: usize,
     max_batch_tiles: Option<usize>,
     uncollapsed: bool,
@@ -81,13 +82,19 @@ impl EncoderBuilder {
         self
     }
 
-    /// The element type to compute in. Default: what suits the device, f32 on the CPU.
+    /// The element type to compute in. Default: f32 on the CPU; on a GPU fp16 for weights stored so, else bf16.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Threads to compute on; 0, the default, takes one for each core.
+    /// Which kernels do the matrix operations on a GPU. Default: the fastest for it.
+    pub fn kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = kernels;
+        self
+    }
+
+    /// Threads to compute on where the CPU does it; 0, the default, takes one for each core.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -110,13 +117,9 @@ impl EncoderBuilder {
     ///
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint), [`Error::Config`](crate::Error::Config),
-    /// [`Error::Io`](crate::Error::Io), [`Error::Threads`](crate::Error::Threads);
-    /// [`InputError::Unavailable`] where the device cannot compute in the element type, or no model was named.
+    /// [`Error::Io`](crate::Error::Io), [`Error::Threads`](crate::Error::Threads),
+    /// [`Error::Cuda`](crate::Error::Cuda); [`InputError::Unavailable`] where the device cannot compute in the element type, or no model was named.
     pub fn build(mut self) -> Result<Encoder> {
-        if let Some(dtype) = self.dtype.filter(|dtype| *dtype != Dtype::F32) {
-            let reason = "the CPU computes in f32; weights may be stored in bf16 or fp16";
-            return Err(InputError::Unavailable { option: "dtype", found: dtype.to_string(), reason }.into());
-        }
         let checkpoint = match self.model {
             Some(Model::Path(path)) => Checkpoint::open(&path)?,
             Some(Model::Checkpoint(checkpoint)) => checkpoint,
@@ -139,12 +142,18 @@ impl EncoderBuilder {
         // Pictures have three channels; a model of another number takes pixel tensors only.
         let takes_pictures = config.in_channels == 3;
         let preprocessor = takes_pictures.then(|| checkpoint.preprocessor(&config, preprocess)).transpose()?;
+        let collapse = !self.uncollapsed;
+        let max_batch_tiles = self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES);
+        let tables = weights.tables.clone();
+        let choice = Choice { device: self.device, dtype: self.dtype, kernels: self.kernels, threads: self.threads };
+        let capacity = Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles);
         Ok(Encoder {
-            backend: CpuBackend::new(weights, self.threads)?,
+            backend: Backend::new(&choice, weights, &config, &capacity)?,
             config,
             semantics,
-            collapse: !self.uncollapsed,
-            max_batch_tiles: self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES),
+            collapse,
+            max_batch_tiles,
+            tables,
             preprocessor,
             observer: None,
         })

@@ -1,4 +1,4 @@
-//! Where an encoder computes.
+//! Where an encoder computes, and with which kernels.
 
 use std::str::FromStr;
 
@@ -7,33 +7,76 @@ use crate::error::{InputError, Result};
 /// A device, as `--device` names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The best there is for this build on this machine.
+    /// The first GPU, if this build has CUDA and the machine and the model allow it; else the CPU.
+    /// [`Encoder::device`](crate::Encoder::device) says which it is.
     #[default]
     Auto,
     /// The processor, in f32.
     Cpu,
+    /// NVIDIA GPUs by their numbers, at least one: several hold the weights each and share the batches.
+    Cuda(Vec<usize>),
+}
+
+/// Which kernels do the layers' matrix operations on a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Kernels {
+    /// The fastest for the GPU.
+    #[default]
+    Auto,
+    /// One fused kernel a matrix; runs on every GPU from compute capability 8.0 up.
+    Portable,
+    /// cuBLASLt's products with kernels before and after: the baseline. Needs libcublasLt on the machine. Results are the
+    /// same from run to run, but may depend on what else is in the batch.
+    Cublas,
 }
 
 impl FromStr for Device {
     type Err = crate::Error;
 
     fn from_str(name: &str) -> Result<Self> {
+        let refuse = || {
+            let reason = "name auto, cpu, cuda, or GPUs by number: cuda:0,1";
+            InputError::Unavailable { option: "device", found: name.to_string(), reason }
+        };
         match name {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => {
-                let reason = "this build computes on the CPU; name cpu or auto";
-                Err(InputError::Unavailable { option: "device", found: name.to_string(), reason }.into())
-            }
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => return Ok(Self::Cuda(vec![0])),
+            _ => {}
         }
+        let numbers = name.strip_prefix("cuda:").ok_or_else(refuse)?;
+        let parse = |number: &str| number.parse().map_err(|_| refuse());
+        let ordinals = numbers.split(',').map(parse).collect::<std::result::Result<Vec<usize>, _>>()?;
+        let twice = ordinals.iter().enumerate().any(|(place, ordinal)| ordinals[..place].contains(ordinal));
+        if twice { Err(refuse().into()) } else { Ok(Self::Cuda(ordinals)) }
     }
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-        })
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinals) => {
+                let numbers: Vec<String> = ordinals.iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "portable" => Ok(Self::Portable),
+            "cublas" => Ok(Self::Cublas),
+            _ => {
+                let reason = "name auto, portable or cublas";
+                Err(InputError::Unavailable { option: "kernels", found: name.to_string(), reason }.into())
+            }
+        }
     }
 }

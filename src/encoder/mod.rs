@@ -1,16 +1,18 @@
 //! The encoder as its users meet it: built once, then called with images or with pixel tensors.
 
+mod backend;
 mod builder;
 mod device;
 mod pixels;
 
+use self::backend::Backend;
+use crate::checkpoint::PositionTables;
 use crate::config::EncoderConfig;
-use crate::cpu::CpuBackend;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
-use crate::plan::{BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
+use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
-pub use device::Device;
+pub use device::{Device, Kernels};
 pub use pixels::{PixelEncodings, Pixels};
 
 /// The Llama 3.2 Vision encoder, ready to run.
@@ -26,7 +28,8 @@ pub struct Encoder {
     collapse: bool,
     max_batch_tiles: usize,
     preprocessor: Option<Preprocessor>,
-    backend: CpuBackend,
+    tables: Option<PositionTables>,
+    backend: Backend,
     observer: Option<Observer>,
 }
 
@@ -107,13 +110,19 @@ impl Encoder {
         self.backend.num_threads()
     }
 
+    /// Where it computes: `cpu`, or the GPUs with their numbers and names.
+    pub fn device(&self) -> String {
+        self.backend.describe()
+    }
+
     /// The element types it computes in and keeps its matrices in.
     pub fn precision(&self) -> Precision {
         self.backend.target().precision
     }
 
     /// Has `observer` called after each step of every plan, on a thread of the encoder's: for progress, and to look
-    /// at what is between pixels and embeddings.
+    /// at what is between pixels and embeddings. On a GPU the steps are then launched one by one, and each one's output
+    /// is copied back: for looking, not for speed.
     pub fn observe(&mut self, observer: impl FnMut(StepOutput) + Send + 'static) {
         self.observer = Some(Box::new(observer));
     }
@@ -184,7 +193,7 @@ impl Encoder {
 
     /// Hands the rules of this encoder's rows to `lay_out`.
     fn rules<T>(&self, lay_out: impl FnOnce(&LayoutRules) -> T) -> T {
-        let tables = self.backend.weights().tables.as_ref();
+        let tables = self.tables.as_ref();
         lay_out(&LayoutRules {
             config: &self.config,
             semantics: self.semantics,
@@ -200,9 +209,9 @@ impl Encoder {
         let num_rows: usize = images.iter().map(|(image, _)| image.num_output_tiles() * tokens).sum();
         require_len("embeddings", num_rows, width, embeddings)?;
         let mut images = images.into_iter().peekable();
-        let mut rest = embeddings;
+        let (mut rest, mut batches, mut outputs) = (embeddings, Vec::new(), Vec::new());
         while images.peek().is_some() {
-            let (mut shape, mut pixels, mut num_tiles) = (BatchShape { images: Vec::new() }, Vec::new(), 0);
+            let (mut shape, mut pixels, mut num_tiles) = (BatchShape::default(), Vec::new(), 0);
             while let Some((image, tiles)) =
                 images.next_if(|(image, _)| num_tiles == 0 || num_tiles + image.tiles.len() <= self.max_batch_tiles)
             {
@@ -210,27 +219,54 @@ impl Encoder {
                 shape.images.push(image);
                 pixels.push(tiles);
             }
-            let plan = Plan::build(&self.config, &shape, self.backend.target())?;
-            let (batch, later) = rest.split_at_mut(plan.num_output_rows() * width);
+            let (batch, later) = rest.split_at_mut(shape.num_output_tiles() * tokens * width);
             rest = later;
-            self.run(&plan, &pixels, batch)?;
+            outputs.push(batch);
+            batches.push(Batch { shape, pixels });
         }
+        self.run(&batches, outputs)?;
         Ok(())
     }
 
-    fn run(&mut self, plan: &Plan, pixels: &[&[f32]], embeddings: &mut [f32]) -> Result<()> {
-        match &mut self.observer {
-            Some(observer) => {
-                let mut observe =
-                    |plan: &Plan, step: &Step, values: &[f32]| observer(StepOutput { plan, step, values });
-                self.backend.run(plan, pixels, embeddings, Some(&mut observe))?;
+    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>) -> Result<()> {
+        match (&mut self.backend, &mut self.observer) {
+            (Backend::Cpu(cpu), observer) => {
+                for (batch, output) in batches.iter().zip(&mut outputs) {
+                    let plan = Plan::build(&self.config, &batch.shape, cpu.target())?;
+                    match observer {
+                        Some(observer) => {
+                            cpu.run(
+                                &plan,
+                                &batch.pixels,
+                                output,
+                                Some(&mut |plan, step, values| {
+                                    observer(StepOutput { plan, step, values });
+                                }),
+                            )?;
+                        }
+                        None => cpu.run(&plan, &batch.pixels, output, None)?,
+                    }
+                }
             }
-            None => self.backend.run(plan, pixels, embeddings, None)?,
+            #[cfg(feature = "cuda-unversioned")]
+            (Backend::Cuda(cuda), Some(observer)) => {
+                for (batch, output) in batches.iter().zip(&mut outputs) {
+                    cuda.observe(batch, output, &mut |plan, step, values| observer(StepOutput { plan, step, values }))?;
+                }
+            }
+            #[cfg(feature = "cuda-unversioned")]
+            (Backend::Cuda(cuda), None) => {
+                cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect())?
+            }
         }
-        match pixels::first_not_finite(embeddings) {
-            Some(index) => Err(Error::NotFinite { index }),
-            None => Ok(()),
+        let mut before = 0;
+        for output in outputs {
+            if let Some(index) = pixels::first_not_finite(output) {
+                return Err(Error::NotFinite { index: before + index });
+            }
+            before += output.len();
         }
+        Ok(())
     }
 }
 

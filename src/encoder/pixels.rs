@@ -78,7 +78,7 @@ impl Encoder {
             let expected = format!("[{samples}, {images_each}, 2]");
             return Err(InputError::Shape { tensor: "aspect_ratio", expected, found: vec![given.len(), 2] }.into());
         }
-        if self.backend.weights().tables.is_none() {
+        if self.tables.is_none() {
             // torchtune's model for one tile asks for the aspect ratio and does not look at it.
             return Ok(vec![[1, 1]; num_images]);
         }

@@ -65,7 +65,7 @@ pub enum CudaError {
         /// How many.
         count: u32,
         /// The element type.
-        dtype: &'static str,
+        dtype: crate::Dtype,
     },
     /// A call to the driver failed.
     #[error("{call} failed: {name} ({code}){}", if *fatal { "; the GPU's state is lost, start the process again" } else { "" })]

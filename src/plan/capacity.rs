@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BatchShape, Stack};
+use super::{BatchShape, Semantics, Stack};
 use crate::config::EncoderConfig;
 
 /// Queries that attention takes together on a GPU at most; an image's last ones may be fewer.
@@ -48,6 +48,29 @@ impl Capacity {
             add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
         }
         sum
+    }
+
+    /// What covers every batch of at most `num_tiles` computed tiles, however many images they are, but for embeddings of
+    /// padding tiles beyond that number.
+    pub fn of_tiles(config: &EncoderConfig, semantics: Semantics, collapse: bool, num_tiles: usize) -> Self {
+        let alignment = match semantics {
+            Semantics::Torchtune => 0,
+            Semantics::Meta if collapse => 1,
+            Semantics::Meta => config.num_alignment_rows(),
+        };
+        let rows = num_tiles.saturating_mul(config.num_tokens() + alignment);
+        // An image's groups of queries begin anew twice at most.
+        let items = rows.div_ceil(ATTENTION_QUERIES).saturating_add(num_tiles.saturating_mul(2));
+        let output_rows = num_tiles.saturating_mul(config.num_tokens());
+        let all = Self {
+            input_tiles: num_tiles,
+            tiles: num_tiles,
+            rows: [rows; 2],
+            attention_items: [items; 2],
+            projected_rows: output_rows,
+            output_rows,
+        };
+        all.rounded_up()
     }
 
     /// The least capacity of a coarse grid that covers this one: every count is rounded up to its three highest bits,

@@ -17,8 +17,16 @@ pub use capacity::{ATTENTION_QUERIES, Capacity};
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 pub use target::{Form, Precision, Target};
 
+/// A batch that is to be encoded.
+pub(crate) struct Batch<'a> {
+    /// Its images' rows.
+    pub(crate) shape: BatchShape,
+    /// One tensor an image, `[tiles of the input, channels, s, s]`.
+    pub(crate) pixels: Vec<&'a [f32]>,
+}
+
 /// The images of a batch, one after another: ragged, none padded to another's tiles.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct BatchShape {
     /// One sequence an image.
     pub images: Vec<SequenceLayout>,
@@ -291,7 +299,7 @@ impl Plan {
 
     /// Rows of the embeddings.
     pub fn num_output_rows(&self) -> usize {
-        self.batch.images.iter().map(|image| image.num_output_tiles() * self.config.num_tokens()).sum()
+        self.batch.num_output_tiles() * self.config.num_tokens()
     }
 }
 
@@ -309,6 +317,11 @@ impl BatchShape {
     /// Computed tiles of all images.
     pub fn num_tiles(&self) -> usize {
         self.images.iter().map(|image| image.tiles.len()).sum()
+    }
+
+    /// Tiles that the embeddings of all images cover.
+    pub fn num_output_tiles(&self) -> usize {
+        self.images.iter().map(SequenceLayout::num_output_tiles).sum()
     }
 
     /// The rows of each image in a stack, in the batch's order.

@@ -1,5 +1,5 @@
-//! The choices that hardware makes and a program must not depend on, made against it: by seed, and the same ones for the
-//! same seed.
+//! The choices that hardware makes and a program must not depend on, made against it: by seed, and the same ones for
+//! the same seed.
 
 /// When an asynchronous copy reads its source and writes its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Landing {
 pub enum Order {
     /// By their index.
     Ascending,
-    /// By the seed, anew between any two barriers.
+    /// By the seed, anew between any two barriers; warps one after another, or in turns.
     Seeded,
 }
 

@@ -1,5 +1,5 @@
-//! The threads of one block: warps take turns, each as far as it can get; the lanes of a warp run from one meeting to the
-//! next, and a meeting takes place when all it concerns are there.
+//! The threads of one block: warps run from barrier to barrier in an order that the seed gives; the lanes of a warp run
+//! from one meeting to the next, which takes place when all it concerns are there.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -23,13 +23,17 @@ unsafe extern "C" {
 
 type Fiber = Coroutine<(), Request, (), ThreadStack>;
 
-/// Where a warp has stopped.
+/// How far a warp has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    Running,
     Barrier,
     Returned,
     Stuck,
 }
+
+/// Meetings of a warp's turn at most, where warps take turns between two barriers.
+const TURN_MEETINGS: usize = 4;
 
 struct Warp {
     /// Index of its first thread.
@@ -38,6 +42,7 @@ struct Warp {
     present: u32,
     runnable: u32,
     returned: u32,
+    progress: Progress,
     requests: [Request; 32],
 }
 
@@ -80,6 +85,7 @@ impl<'a> Block<'a> {
             present: u32::MAX >> (32 - (num_threads - first).min(32)),
             runnable: 0,
             returned: 0,
+            progress: Progress::Running,
             requests: [Request::NONE; 32],
         };
         Self {
@@ -140,25 +146,16 @@ impl<'a> Block<'a> {
 
     /// From barrier to barrier until all threads have returned.
     fn finish_threads(&mut self) -> Result<(), Fault> {
-        let mut order: Vec<usize> = (0..self.warps.len()).collect();
+        let mut order: Vec<usize> = Vec::with_capacity(self.warps.len());
         loop {
-            if self.launch.adversary.order == Order::Seeded {
-                self.random.shuffle(&mut order);
-            }
-            let mut all = None;
-            for &warp in &order {
-                let progress = self.advance(warp)?;
-                let same = *all.get_or_insert(progress) == progress;
-                if !same || progress == Progress::Stuck {
-                    // The others go as far as they can, so that the fault can say where all of them are.
-                    for &warp in &order {
-                        self.advance(warp)?;
-                    }
-                    return Err(self.divergence());
-                }
-            }
-            if all == Some(Progress::Returned) {
+            order.extend(0..self.warps.len());
+            self.run_to_barrier(&mut order)?;
+            let all = |progress| self.warps.iter().all(|warp| warp.progress == progress);
+            if all(Progress::Returned) {
                 return Ok(());
+            }
+            if !all(Progress::Barrier) {
+                return Err(self.divergence());
             }
             for warp in &mut self.warps {
                 warp.runnable = warp.present;
@@ -166,9 +163,34 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Runs a warp as far as it can get alone.
-    fn advance(&mut self, warp: usize) -> Result<Progress, Fault> {
-        loop {
+    /// Runs warps until none can get further: each to its end before the next, or in turns, for a hazard may need one
+    /// warp between two meetings of another.
+    fn run_to_barrier(&mut self, running: &mut Vec<usize>) -> Result<(), Fault> {
+        let seeded = self.launch.adversary.order == Order::Seeded;
+        let in_turns = seeded && self.random.coin();
+        if seeded {
+            self.random.shuffle(running);
+        } else {
+            running.reverse();
+        }
+        while !running.is_empty() {
+            let (next, meetings) = match in_turns {
+                true => (self.random.below(running.len()), 1 + self.random.below(TURN_MEETINGS)),
+                false => (running.len() - 1, usize::MAX),
+            };
+            let warp = running[next];
+            let progress = self.advance(warp, meetings)?;
+            self.warps[warp].progress = progress;
+            if progress != Progress::Running {
+                running.swap_remove(next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a warp as far as it can get alone in so many meetings.
+    fn advance(&mut self, warp: usize, meetings: usize) -> Result<Progress, Fault> {
+        for _ in 0..meetings {
             self.resume_lanes(warp)?;
             let Warp { first, present, returned, ref requests, .. } = self.warps[warp];
             let waiting = present & !returned;
@@ -184,6 +206,7 @@ impl<'a> Block<'a> {
             warp::perform(request, &self.threads[first..], requests)?;
             self.warps[warp].runnable = request.mask;
         }
+        Ok(Progress::Running)
     }
 
     /// Runs every lane that can run until it waits or returns.
@@ -201,7 +224,7 @@ impl<'a> Block<'a> {
             runnable &= !(1 << lane);
             let thread = &self.threads[warp.first + lane];
             // SAFETY: the slot is this host thread's own, and lives as long as it.
-            unsafe { self.slot.write(thread.record.as_ptr()) };
+            unsafe { self.slot.write(ptr::from_ref(thread).cast()) };
             match self.fibers[warp.first + lane].resume(()) {
                 CoroutineResult::Return(()) => warp.returned |= 1 << lane,
                 CoroutineResult::Yield(request) if request.operation == Operation::Fault => {

@@ -47,8 +47,9 @@ pub(super) fn load(operation: Operation, threads: &[Thread], lanes: &mut [&mut M
     Ok(())
 }
 
-/// "mma.sync.aligned.m16n8k16.row.col.f32": a product of two elements is exact in f32; a sum starts with the accumulator
-/// and takes the products in ascending order of k, each rounded to nearest. The manual leaves that order open.
+/// "mma.sync.aligned.m16n8k16.row.col.f32": a product of two elements is exact in f32; a sum starts with the
+/// accumulator and takes the products in ascending order of k, each rounded to nearest. The manual leaves that order
+/// open.
 pub(super) fn multiply(operation: Operation, lanes: &mut [&mut Product; 32]) {
     match operation {
         Operation::MultiplyFp16 => multiply_of(widen_fp16, lanes),

@@ -20,7 +20,7 @@ use block::Block;
 pub(crate) use adversary::Random;
 pub use adversary::{Adversary, Landing, Order};
 pub use device::DeviceModel;
-pub use entries::{Entry, entries, entry};
+pub use entries::{Entry, entries, entry, entry_of};
 pub use fault::{Fault, ThreadName};
 pub(crate) use shared::Guarded;
 
@@ -53,7 +53,12 @@ impl Launch<'_> {
             let fits = asked >= 1 && asked <= u64::from(limit);
             if fits { Ok(()) } else { Err(refuse(what, asked, u64::from(limit))) }
         };
-        let num_threads = self.block.into_iter().map(u64::from).product();
+        let tenfold = |(major, minor): (u32, u32)| u64::from(10 * major + minor);
+        let (asked, limit) = (tenfold(self.entry.compute_capability), tenfold(self.device.compute_capability));
+        if asked > limit {
+            return Err(refuse("tenfold compute capability", asked, limit));
+        }
+        let num_threads = self.block.into_iter().map(u64::from).fold(1, u64::saturating_mul);
         at_most("threads of a block", num_threads, self.entry.max_threads.min(self.device.max_threads))?;
         for (blocks, limit) in self.grid.into_iter().zip(self.device.max_grid) {
             at_most("blocks of a grid", blocks.into(), limit)?;

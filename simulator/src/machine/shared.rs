@@ -1,5 +1,5 @@
-//! The shared memory of the block that runs: exactly as long as the launch asked for, between redzones, and full of NaNs
-//! when a block starts.
+//! The shared memory of the block that runs: exactly as long as the launch asked for, between redzones, and full of
+//! NaNs when a block starts.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr;

@@ -7,8 +7,8 @@ use corosensei::stack::{DefaultStack, Stack, StackPointer};
 /// A kernel's frames are small, those that AddressSanitizer pads are not. Only touched pages are memory.
 const STACK_BYTES: usize = if cfg!(feature = "sanitize") { 512 << 10 } else { 128 << 10 };
 
-/// How far the stacks of neighbours start from the ends of their pages. Were it the same, the few lines that each thread
-/// has at hand would share one set of the cache, and every switch would miss.
+/// How far the stacks of neighbours start from the ends of their pages. Were it the same, the few lines that each
+/// thread has at hand would share one set of the cache, and every switch would miss.
 const SKEW_BYTES: usize = 320;
 
 /// Skews there are, of less than a page in all.

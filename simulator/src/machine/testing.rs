@@ -19,7 +19,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use super::shared::Guarded;
 use super::{Adversary, DeviceModel, Entry, Fault, Launch, entry, run};
 
-/// Enough that a hazard between two warps shows under some and, far more often than not, hides under others.
+/// Enough that a hazard between two warps shows under some of them.
 pub const SEEDS: Range<u64> = 0..8;
 
 /// Global memory of exactly one array, aligned to 1024 bytes, between redzones.
@@ -109,9 +109,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The entry of that name. Panics if there is none.
+    /// The entry of that name, the portable one where others have the same. Panics if there is none.
     pub fn named(name: &str) -> Self {
-        let entry = entry(name).unwrap_or_else(|| panic!("no kernel has an entry {name}"));
+        Self::of(entry(name).unwrap_or_else(|| panic!("no kernel has an entry {name}")))
+    }
+
+    /// This entry.
+    pub fn of(entry: &'static Entry) -> Self {
         Self {
             entry,
             grid: [1; 3],

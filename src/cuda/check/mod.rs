@@ -43,6 +43,19 @@ fn cases(_dtype: Dtype) -> Vec<Case> {
     Vec::new()
 }
 
+/// How many cases there are.
+pub(crate) fn num_cases(dtype: Dtype) -> usize {
+    cases(dtype).len()
+}
+
+/// GPU number `ordinal`, for people.
+pub(crate) fn describe(ordinal: usize) -> Result<String, CudaError> {
+    let context = Context::new(ordinal)?;
+    let model = context.model();
+    let (major, minor) = model.capability;
+    Ok(format!("cuda:{ordinal} ({}, compute capability {major}.{minor})", model.name))
+}
+
 /// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
 pub(crate) fn run(
     ordinal: usize,

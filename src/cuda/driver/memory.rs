@@ -1,6 +1,7 @@
 //! Memory on the GPU, and host memory that it reads and writes by itself.
 
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -129,24 +130,23 @@ impl PinnedMemory {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.bytes) }
     }
 
-    /// Starts a copy of the first `len` bytes to `offset` of `to`.
+    /// Starts a copy of the bytes `range` to `offset` of `to`.
     ///
     /// # Safety
     /// Until `stream` has done the copy, nobody writes or drops this memory or drops `to`.
     pub(crate) unsafe fn upload(
         &self,
-        len: usize,
+        range: Range<usize>,
         to: &DeviceMemory,
         offset: usize,
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        assert!(
-            len <= self.bytes && offset.checked_add(len).is_some_and(|end| end <= to.len()),
-            "a copy beyond its memory"
-        );
-        let (to, from) = (to.address() + offset as u64, self.pointer.as_ptr().cast());
+        let from = &self.bytes()[range];
+        assert!(offset.checked_add(from.len()).is_some_and(|end| end <= to.len()), "a copy beyond its memory");
+        let to = to.address() + offset as u64;
         // SAFETY: both ranges were checked above; that they stay is the caller's promise.
-        check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, len, stream.handle()) })
+        let status = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.handle()) };
+        check("cuMemcpyHtoDAsync", status)
     }
 
     /// Starts a copy of `len` bytes from `offset` of `from` to the front of this memory.

@@ -74,6 +74,13 @@ impl<'m, T> Array<'m, T> {
         Self { address: memory.address() + offset as u64, len, memory: PhantomData }
     }
 
+    /// The values from `first` on.
+    pub(crate) fn skip(&self, first: usize) -> Self {
+        assert!(first <= self.len, "values beyond their array");
+        let address = self.address + (first * size_of::<T>()) as u64;
+        Self { address, len: self.len - first, memory: PhantomData }
+    }
+
     pub(crate) fn pointer(&self) -> *mut T {
         std::ptr::without_provenance_mut(self.address as usize)
     }

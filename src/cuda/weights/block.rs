@@ -64,8 +64,14 @@ impl MatrixPiece {
 
     /// The rows from `first` on.
     pub(super) fn rows_from<'m>(&self, block: &'m DeviceMemory, first: usize) -> Matrix<'m> {
-        let [rows, width, stride] = self.shape;
-        Matrix::new(block, self.offset + first * stride * self.dtype.size(), [rows - first, width, stride], self.dtype)
+        self.rows(block, first, self.shape[0] - first)
+    }
+
+    /// `rows` rows from `first` on.
+    pub(in crate::cuda) fn rows<'m>(&self, block: &'m DeviceMemory, first: usize, rows: usize) -> Matrix<'m> {
+        let [all, width, stride] = self.shape;
+        assert!(first + rows <= all, "rows beyond their matrix");
+        Matrix::new(block, self.offset + first * stride * self.dtype.size(), [rows, width, stride], self.dtype)
     }
 }
 

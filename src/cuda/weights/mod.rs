@@ -162,10 +162,12 @@ impl Loading<'_> {
         let patch = self.aligned(&mut layout, width, config.patch_len());
         let class_embedding = layout.array(width);
         let local = layout.matrix([tokens, width, width], dtype);
-        let stored_tables = weights.tables.as_ref().map(|t| [("pre-tile", &t.pre_tile), ("global", &t.global), ("post-tile", &t.post_tile)]);
-        let tables = stored_tables.map(|tables| {
-            tables.map(|(_, table)| layout.matrix([table.num_elements() / width, width, width], dtype))
-        });
+        let stored_tables = weights
+            .tables
+            .as_ref()
+            .map(|t| [("pre-tile", &t.pre_tile), ("global", &t.global), ("post-tile", &t.post_tile)]);
+        let tables = stored_tables
+            .map(|tables| tables.map(|(_, table)| layout.matrix([table.num_elements() / width, width, width], dtype)));
         let mut norm = || [layout.array(width), layout.array(width)];
         let (layernorm_pre, layernorm_post) = (norm(), norm());
         let mut block = layout.allocate(self.context)?;

@@ -132,7 +132,7 @@ impl<'a> Upload<'a> {
                     input,
                     weight: output,
                     norm_bias: folding.norm_bias,
-                    bias: folding.bias.map(|bias| bias.from(start)),
+                    bias: folding.bias.map(|bias| bias.skip(start)),
                     folded_bias: folding.folded_bias.from(block, target),
                     column_sum: folding.column_sum.from(block, target),
                     row_groups,
@@ -152,7 +152,7 @@ impl<'a> Upload<'a> {
         chunk.pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         // SAFETY: the pinned bytes are written again only after `read`, which is recorded behind this copy, and both
         // memories are dropped only once the GPU is idle.
-        unsafe { chunk.pinned.upload(bytes.len(), &chunk.staged, 0, self.stream) }?;
+        unsafe { chunk.pinned.upload(0..bytes.len(), &chunk.staged, 0, self.stream) }?;
         Ok(chunk)
     }
 
@@ -162,7 +162,7 @@ impl<'a> Upload<'a> {
         self.counters.read(0, bytemuck::cast_slice_mut(&mut counts), self.stream)?;
         let overflowed = counts.iter().zip(self.tensors).find(|(count, _)| **count > 0);
         match overflowed {
-            Some((&count, tensor)) => Err(CudaError::WeightOverflow { tensor, count, dtype: self.launcher.dtype().name() }),
+            Some((&count, tensor)) => Err(CudaError::WeightOverflow { tensor, count, dtype: self.launcher.dtype() }),
             None => Ok(()),
         }
     }

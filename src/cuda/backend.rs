@@ -1,0 +1,119 @@
+//! Batches over one or several GPUs, each of which has all weights and works by itself.
+
+use super::replica::{Observer, Replica, SLOTS};
+use crate::checkpoint::VisionWeights;
+use crate::config::EncoderConfig;
+use crate::cuda::driver::list_devices;
+use crate::cuda::{abi, architecture, fatbin};
+use crate::error::{CudaError, Error};
+use crate::plan::{Batch, Capacity, Target};
+
+/// The widest head there is a kernel for.
+const MAX_HEAD_DIM: usize = 128;
+
+/// The encoder on GPUs.
+#[derive(Debug)]
+pub(crate) struct CudaBackend {
+    replicas: Vec<Replica>,
+    target: Target,
+}
+
+impl CudaBackend {
+    /// The encoder on the GPUs with these numbers, ready for batches that `capacity` covers.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(crate) fn new(
+        ordinals: &[usize],
+        weights: &VisionWeights,
+        config: &EncoderConfig,
+        target: Target,
+        capacity: &Capacity,
+    ) -> Result<Self, Error> {
+        require_model(config)?;
+        let replica = |&ordinal: &usize| Replica::new(ordinal, weights, config, target, capacity);
+        Ok(Self { replicas: ordinals.iter().map(replica).collect::<Result<_, _>>()?, target })
+    }
+
+    /// What the plans it runs are made for.
+    pub(crate) fn target(&self) -> Target {
+        self.target
+    }
+
+    /// The GPUs, for people.
+    pub(crate) fn describe(&self) -> String {
+        self.replicas.iter().map(Replica::describe).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Encodes batches, each into its own piece of `embeddings`, f32. Batches go to the GPUs in turn; on each, one
+    /// computes while the next one's pixels and the last one's results are on their way.
+    ///
+    /// # Errors
+    /// [`CudaError`]. After one, nothing is under way.
+    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<(), Error> {
+        let result = self.run_in_turn(batches, embeddings);
+        if result.is_err() {
+            self.replicas.iter_mut().for_each(Replica::abandon);
+        }
+        result
+    }
+
+    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<(), Error> {
+        let num_replicas = self.replicas.len();
+        let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
+        let mut finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| match waiting.take() {
+            Some(embeddings) => replica.finish(slot, embeddings),
+            None => Ok(()),
+        };
+        for (number, (batch, embeddings)) in batches.iter().zip(embeddings).enumerate() {
+            let (turn, slot) = (number % num_replicas, number / num_replicas % SLOTS);
+            let (replica, waiting) = (&mut self.replicas[turn], &mut waiting[turn]);
+            finish(replica, &mut waiting[slot], slot)?;
+            if !replica.has_room_for(batch) {
+                for (slot, waiting) in waiting.iter_mut().enumerate() {
+                    finish(replica, waiting, slot)?;
+                }
+            }
+            replica.submit(slot, batch)?;
+            waiting[slot] = Some(embeddings);
+        }
+        for (replica, waiting) in self.replicas.iter_mut().zip(&mut waiting) {
+            for (slot, waiting) in waiting.iter_mut().enumerate() {
+                finish(replica, waiting, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes one batch on the first GPU, step by step, and shows what each step wrote.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(crate) fn observe(
+        &mut self,
+        batch: &Batch,
+        embeddings: &mut [f32],
+        observer: &mut Observer,
+    ) -> Result<(), Error> {
+        self.replicas[0].observe(batch, embeddings, observer)
+    }
+}
+
+/// What the kernels are made for; every other model runs on the CPU.
+pub(crate) fn require_model(config: &EncoderConfig) -> Result<(), CudaError> {
+    if config.head_dim() > MAX_HEAD_DIM {
+        return Err(CudaError::Model { limit: "heads of at most 128 channels", found: config.head_dim() });
+    }
+    if config.clip_hidden_states.len() > abi::MAX_HIDDEN_STATES as usize {
+        let found = config.clip_hidden_states.len();
+        return Err(CudaError::Model { limit: "at most 62 hidden states", found });
+    }
+    Ok(())
+}
+
+/// The first GPU, where the driver, the GPU and the model are such that this build can use it.
+pub(crate) fn best_gpu(config: &EncoderConfig) -> Option<usize> {
+    require_model(config).ok()?;
+    let first = list_devices().ok()?.into_iter().next()?;
+    architecture::code_for(first.capability, &fatbin::architectures()).map(|_| 0)
+}

@@ -1,0 +1,298 @@
+//! One GPU with all it needs to encode: weights, arena, and the graphs recorded so far.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::batch::BatchTables;
+use super::cublas::Cublas;
+use super::driver::{Context, DeviceMemory, Graph};
+use super::lower::Lowering;
+use super::ops::{self, Kernels, Launcher};
+use super::slot::{Slot, Streams};
+use super::weights::DeviceWeights;
+use crate::checkpoint::VisionWeights;
+use crate::config::EncoderConfig;
+use crate::cuda::{architecture, fatbin};
+use crate::error::{CudaError, Error};
+use crate::plan::{Batch, Capacity, Form, Plan, Step, Target};
+
+/// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
+pub(super) const SLOTS: usize = 2;
+
+/// Graphs that are kept; the one that was not used for the longest time makes room.
+const MAX_GRAPHS: usize = 64;
+
+/// A graph that takes any batch its capacity covers.
+#[derive(Debug)]
+struct Recorded {
+    graph: Graph,
+    tables: BatchTables,
+    last_use: u64,
+}
+
+/// One GPU. Fields are dropped in this order: graphs before the memory they name.
+#[derive(Debug)]
+pub(super) struct Replica {
+    recorded: Vec<Recorded>,
+    slots: Vec<Slot>,
+    /// Buffers of the plan.
+    arena: DeviceMemory,
+    /// The batch descriptor.
+    descriptor: DeviceMemory,
+    /// What `slots` and `descriptor` have room for.
+    capacity: Capacity,
+    weights: DeviceWeights,
+    cublas: Option<Cublas>,
+    kernels: Kernels,
+    streams: Streams,
+    context: Arc<Context>,
+    config: EncoderConfig,
+    target: Target,
+    num_uses: u64,
+    /// The failure after which nothing on this GPU succeeds.
+    lost: Option<String>,
+}
+
+/// Called after each step, with everything the step wrote.
+pub(crate) type Observer<'a> = dyn FnMut(&Plan, &Step, &[f32]) + 'a;
+
+impl Replica {
+    /// Sets GPU number `ordinal` up for `config`'s encoder and for batches that `capacity` covers.
+    ///
+    /// # Errors
+    /// [`CudaError`] where there is no such GPU, it cannot run the kernels, or it lacks the memory.
+    pub(super) fn new(
+        ordinal: usize,
+        weights: &VisionWeights,
+        config: &EncoderConfig,
+        target: Target,
+        capacity: &Capacity,
+    ) -> Result<Self, Error> {
+        let context = Context::new(ordinal)?;
+        require_architecture(&context)?;
+        let kernels = Kernels::load(&context, target.precision.activations, ops::all())?;
+        let streams = Streams::new(&context)?;
+        let cublas = if target.form == Form::Cublas { Some(Cublas::new(&context)?) } else { None };
+        let weights = DeviceWeights::load(weights, config, target, Launcher::new(&kernels, &streams.compute))?;
+        let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
+        let arena = DeviceMemory::new(&context, arena_bytes, "the arena")?;
+        let (slots, descriptor) = rooms(&context, config, capacity, target)?;
+        Ok(Self {
+            recorded: Vec::new(),
+            slots,
+            arena,
+            descriptor,
+            capacity: *capacity,
+            weights,
+            cublas,
+            kernels,
+            streams,
+            context,
+            config: config.clone(),
+            target,
+            num_uses: 0,
+            lost: None,
+        })
+    }
+
+    /// The GPU, for people.
+    pub(super) fn describe(&self) -> String {
+        format!("cuda:{} ({})", self.context.ordinal(), self.context.model().name)
+    }
+
+    /// Starts a batch in slot `slot`, which is free.
+    pub(super) fn submit(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+        self.require_usable()?;
+        let result = self.start(slot, batch);
+        self.after(result)
+    }
+
+    /// Waits for the batch in slot `slot`, if one is there, and writes its results as f32.
+    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<(), Error> {
+        let dtype = self.target.precision.activations;
+        let result = self.slots[slot].finish(dtype).map(|bytes| {
+            let Some(bytes) = bytes else { return };
+            // Blocks that fit the inner caches, whole elements.
+            const BLOCK: usize = 1 << 15;
+            let blocks = embeddings.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * dtype.size()));
+            blocks.for_each(|(values, bytes)| dtype.widen(bytes, values));
+        });
+        self.after(result.map_err(Into::into))
+    }
+
+    /// Runs a batch step by step, without a graph, and shows what each step wrote.
+    pub(super) fn observe(
+        &mut self,
+        batch: &Batch,
+        embeddings: &mut [f32],
+        observer: &mut Observer,
+    ) -> Result<(), Error> {
+        self.require_usable()?;
+        let result = self.walk(batch, observer);
+        self.after(result)?;
+        self.finish(0, embeddings)
+    }
+
+    fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+        self.context.bind()?;
+        let exact = Capacity::of(&self.config, &batch.shape);
+        // One image has a graph of its own shape: the shapes are few, and its latency counts most.
+        let capacity = if batch.shape.images.len() == 1 { exact } else { exact.rounded_up() };
+        self.reserve(&capacity)?;
+        let recorded = self.record(capacity, batch)?;
+        let recorded = &self.recorded[recorded];
+        let slot = &mut self.slots[slot];
+        slot.upload(&self.config, &recorded.tables, batch, &self.descriptor, &self.streams)?;
+        // SAFETY: the graph names weights, arena and descriptor, which live as long as it does; pixels and embeddings
+        // are named by the descriptor that was sent before, and belong to the slot.
+        #[expect(unsafe_code, reason = "a recorded graph's memory is this struct's to keep")]
+        unsafe { recorded.graph.launch(&self.streams.compute) }?;
+        let len = exact.output_rows * self.config.decoder_embed_dim;
+        slot.download(len, self.target.precision.activations, &self.streams)?;
+        Ok(())
+    }
+
+    /// The number of the graph for `capacity`, recorded now if it is the first time.
+    fn record(&mut self, capacity: Capacity, batch: &Batch) -> Result<usize, Error> {
+        self.num_uses += 1;
+        let known = self.recorded.iter().position(|recorded| *recorded.tables.capacity() == capacity);
+        if let Some(known) = known {
+            self.recorded[known].last_use = self.num_uses;
+            return Ok(known);
+        }
+        let plan = Plan::with_capacity(&self.config, &batch.shape, capacity, self.target)?;
+        self.reserve_arena(plan.arena_bytes)?;
+        let tables = BatchTables::new(capacity);
+        let graph = {
+            let lowering = self.lowering(&plan, &tables);
+            let give = || plan.steps.iter().try_for_each(|step| Ok(lowering.step(step)?));
+            Graph::record(&self.streams.compute, give)?
+        };
+        graph.upload(&self.streams.compute)?;
+        if self.recorded.len() == MAX_GRAPHS {
+            let oldest = self.recorded.iter().enumerate().min_by_key(|(_, recorded)| recorded.last_use);
+            let oldest = oldest.map_or(0, |(index, _)| index);
+            self.recorded.swap_remove(oldest);
+        }
+        self.recorded.push(Recorded { graph, tables, last_use: self.num_uses });
+        Ok(self.recorded.len() - 1)
+    }
+
+    fn walk(&mut self, batch: &Batch, observer: &mut Observer) -> Result<(), Error> {
+        self.context.bind()?;
+        let plan = Plan::build(&self.config, &batch.shape, self.target)?;
+        self.reserve(&plan.capacity)?;
+        self.reserve_arena(plan.arena_bytes)?;
+        let tables = BatchTables::new(plan.capacity);
+        self.slots[0].upload(&self.config, &tables, batch, &self.descriptor, &self.streams)?;
+        let lowering = self.lowering(&plan, &tables);
+        for step in &plan.steps {
+            lowering.step(step)?;
+            let values = lowering.written(step, &self.slots[0].embeddings)?;
+            observer(&plan, step, &values);
+        }
+        let len = plan.capacity.output_rows * self.config.decoder_embed_dim;
+        self.slots[0].download(len, self.target.precision.activations, &self.streams)?;
+        Ok(())
+    }
+
+    fn lowering<'a>(&'a self, plan: &'a Plan, tables: &BatchTables) -> Lowering<'a> {
+        Lowering {
+            plan,
+            weights: &self.weights,
+            arena: &self.arena,
+            batch: tables.views(&self.descriptor),
+            launcher: Launcher::new(&self.kernels, &self.streams.compute),
+            cublas: self.cublas.as_ref(),
+            num_multiprocessors: self.context.model().num_multiprocessors,
+        }
+    }
+
+    /// Makes room for batches that `capacity` covers. A batch within the budget of tiles finds it made.
+    fn reserve(&mut self, capacity: &Capacity) -> Result<(), Error> {
+        if self.capacity.covers(capacity) {
+            return Ok(());
+        }
+        assert!(self.slots.iter().all(Slot::is_free), "memory cannot grow under a batch in flight");
+        let capacity = self.capacity.union(capacity);
+        self.forget_graphs()?;
+        (self.slots, self.descriptor) = rooms(&self.context, &self.config, &capacity, self.target)?;
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Makes the arena at least this large, likewise.
+    fn reserve_arena(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.arena.len() < bytes {
+            self.forget_graphs()?;
+            self.arena = DeviceMemory::new(&self.context, bytes, "the arena")?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all graphs, for they name memory that is about to go; what is under way ends first.
+    fn forget_graphs(&mut self) -> Result<(), Error> {
+        self.context.synchronize()?;
+        self.recorded.clear();
+        Ok(())
+    }
+
+    fn require_usable(&self) -> Result<(), Error> {
+        match &self.lost {
+            Some(cause) => Err(CudaError::Lost { cause: cause.clone() }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// After a failure nothing may be under way any more: the next batch starts from a clean state, or learns why not.
+    fn after(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        if let Err(error) = &result {
+            self.abandon();
+            if let Error::Cuda(cause) = error
+                && cause.is_fatal()
+            {
+                self.lost.get_or_insert_with(|| cause.to_string());
+            }
+        }
+        result
+    }
+
+    /// Ends whatever is under way and forgets it.
+    pub(super) fn abandon(&mut self) {
+        if let Err(error) = self.context.synchronize()
+            && error.is_fatal()
+        {
+            self.lost.get_or_insert_with(|| error.to_string());
+        }
+        self.slots.iter_mut().for_each(Slot::abandon);
+    }
+
+    /// Whether a batch can start while another is in flight: growing memory for it has to wait.
+    pub(super) fn has_room_for(&self, batch: &Batch) -> bool {
+        let exact = Capacity::of(&self.config, &batch.shape);
+        self.capacity.covers(&exact.rounded_up())
+    }
+}
+
+/// Slots and descriptor for batches that `capacity` covers.
+fn rooms(
+    context: &Arc<Context>,
+    config: &EncoderConfig,
+    capacity: &Capacity,
+    target: Target,
+) -> Result<(Vec<Slot>, DeviceMemory), CudaError> {
+    let slot = || Slot::new(context, config, capacity, target.precision.activations);
+    let slots = (0..SLOTS).map(|_| slot()).collect::<Result<Vec<_>, _>>()?;
+    let descriptor = DeviceMemory::new(context, BatchTables::new(*capacity).bytes, "the batch descriptor")?;
+    Ok((slots, descriptor))
+}
+
+fn require_architecture(context: &Context) -> Result<(), CudaError> {
+    let (model, built) = (context.model(), fatbin::architectures());
+    if architecture::code_for(model.capability, &built).is_some() {
+        return Ok(());
+    }
+    let (device, capability) = (model.name.clone(), model.capability);
+    Err(CudaError::Architecture { device, capability, built_for: architecture::Architecture::join(&built) })
+}

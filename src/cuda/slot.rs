@@ -1,0 +1,145 @@
+//! The way of one batch to the GPU and back, beside the way of the one before.
+
+use std::sync::Arc;
+
+use super::batch::BatchTables;
+use super::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
+use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
+use crate::error::CudaError;
+use crate::plan::{Batch, BatchShape, Capacity};
+
+/// Pixels are copied to pinned memory and sent off in pieces of this many bytes: the GPU fetches one while the host
+/// copies the next.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A GPU's streams: what they do may overlap, but for what events order.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) upload: Stream,
+    pub(super) compute: Stream,
+    pub(super) download: Stream,
+}
+
+impl Streams {
+    pub(super) fn new(context: &Arc<Context>) -> Result<Self, CudaError> {
+        Ok(Self { upload: Stream::new(context)?, compute: Stream::new(context)?, download: Stream::new(context)? })
+    }
+}
+
+/// Memory and events of one batch in flight.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// f32, all images' pixels one after another.
+    pub(super) pixels: DeviceMemory,
+    /// The results, in the encoder's element type.
+    pub(super) embeddings: DeviceMemory,
+    pinned_pixels: PinnedMemory,
+    pinned_tables: PinnedMemory,
+    pinned_embeddings: PinnedMemory,
+    uploaded: Event,
+    computed: Event,
+    downloaded: Event,
+    /// Elements of the batch' results; none while no batch is in flight.
+    in_flight: Option<usize>,
+    /// What `pinned_tables` describes: the same batch shape again needs no new tables.
+    described: Option<(Capacity, BatchShape)>,
+}
+
+impl Slot {
+    /// Memory for batches that `capacity` covers.
+    pub(super) fn new(
+        context: &Arc<Context>,
+        config: &EncoderConfig,
+        capacity: &Capacity,
+        dtype: Dtype,
+    ) -> Result<Self, CudaError> {
+        let pixels_bytes = capacity.input_tiles * config.tile_len() * size_of::<f32>();
+        let embeddings_bytes = capacity.output_rows * config.decoder_embed_dim * dtype.size();
+        Ok(Self {
+            pixels: DeviceMemory::new(context, pixels_bytes, "pixels")?,
+            embeddings: DeviceMemory::new(context, embeddings_bytes, "embeddings")?,
+            pinned_pixels: PinnedMemory::new(context, pixels_bytes)?,
+            pinned_tables: PinnedMemory::new(context, BatchTables::new(*capacity).bytes)?,
+            pinned_embeddings: PinnedMemory::new(context, embeddings_bytes)?,
+            uploaded: Event::new(context)?,
+            computed: Event::new(context)?,
+            downloaded: Event::new(context)?,
+            in_flight: None,
+            described: None,
+        })
+    }
+
+    /// Sends a batch' pixels and tables on their way; work that `streams.compute` gets next finds them.
+    pub(super) fn upload(
+        &mut self,
+        config: &EncoderConfig,
+        tables: &BatchTables,
+        batch: &Batch,
+        descriptor: &DeviceMemory,
+        streams: &Streams,
+    ) -> Result<(), CudaError> {
+        assert!(self.in_flight.is_none(), "a slot was given a batch before the last one was taken from it");
+        let mut offset = 0;
+        for (image, pixels) in batch.shape.images.iter().zip(&batch.pixels) {
+            let read = &pixels[..image.num_input_tiles() * config.tile_len()];
+            for piece in bytemuck::cast_slice::<f32, u8>(read).chunks(PIECE_BYTES) {
+                let range = offset..offset + piece.len();
+                self.pinned_pixels.bytes_mut()[range.clone()].copy_from_slice(piece);
+                // SAFETY: these pinned bytes are written again only for the next batch, which comes after this one's
+                // results were waited for; memory is dropped only once the GPU is idle.
+                unsafe { self.pinned_pixels.upload(range, &self.pixels, offset, &streams.upload) }?;
+                offset += piece.len();
+            }
+        }
+        self.uploaded.record(&streams.upload)?;
+        if !self.describes(tables.capacity(), &batch.shape) {
+            self.described = None;
+            let addresses = [self.pixels.address(), self.embeddings.address()];
+            tables.write(config, &batch.shape, addresses, self.pinned_tables.bytes_mut());
+            self.described = Some((*tables.capacity(), batch.shape.clone()));
+        }
+        // The descriptor has one place, which the batch before may still read: the compute stream keeps their order.
+        // SAFETY: as above.
+        unsafe { self.pinned_tables.upload(0..tables.bytes, descriptor, 0, &streams.compute) }?;
+        streams.compute.wait(&self.uploaded)
+    }
+
+    /// Whether the tables that were written last are those of this batch.
+    fn describes(&self, capacity: &Capacity, shape: &BatchShape) -> bool {
+        self.described
+            .as_ref()
+            .is_some_and(|(described, shape_described)| described == capacity && shape_described == shape)
+    }
+
+    /// Sends the results back, `len` elements, once what `streams.compute` was given is done.
+    pub(super) fn download(&mut self, len: usize, dtype: Dtype, streams: &Streams) -> Result<(), CudaError> {
+        self.computed.record(&streams.compute)?;
+        streams.download.wait(&self.computed)?;
+        // SAFETY: the pinned bytes are read only after `downloaded`, which is recorded behind this copy, and the memory
+        // is dropped only once the GPU is idle.
+        unsafe { self.pinned_embeddings.download(&self.embeddings, 0, len * dtype.size(), &streams.download) }?;
+        self.downloaded.record(&streams.download)?;
+        self.in_flight = Some(len);
+        Ok(())
+    }
+
+    /// Waits for the results and hands their bytes over; none where no batch is in flight.
+    pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<&[u8]>, CudaError> {
+        let Some(len) = self.in_flight else { return Ok(None) };
+        self.downloaded.synchronize()?;
+        self.in_flight = None;
+        Ok(Some(&self.pinned_embeddings.bytes()[..len * dtype.size()]))
+    }
+
+    /// Whether no batch is in flight.
+    pub(super) fn is_free(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    /// Forgets a batch in flight, after a failure; the GPU is idle.
+    pub(super) fn abandon(&mut self) {
+        self.in_flight = None;
+        self.described = None;
+    }
+}

@@ -1,0 +1,135 @@
+//! The backend that an encoder's options come to.
+
+use super::{Device, Kernels};
+use crate::checkpoint::VisionWeights;
+use crate::config::EncoderConfig;
+use crate::cpu::CpuBackend;
+#[cfg(feature = "cuda-unversioned")]
+use crate::cuda::CudaBackend;
+use crate::dtype::Dtype;
+use crate::error::{InputError, Result};
+use crate::plan::{Capacity, Target};
+
+/// What walks the plans.
+pub(super) enum Backend {
+    Cpu(CpuBackend),
+    #[cfg(feature = "cuda-unversioned")]
+    Cuda(CudaBackend),
+}
+
+/// What was asked for.
+pub(super) struct Choice {
+    pub(super) device: Device,
+    pub(super) dtype: Option<Dtype>,
+    pub(super) kernels: Kernels,
+    pub(super) threads: usize,
+}
+
+impl Backend {
+    /// The backend that `choice` comes to, ready for batches that `capacity` covers.
+    pub(super) fn new(
+        choice: &Choice,
+        weights: VisionWeights,
+        config: &EncoderConfig,
+        capacity: &Capacity,
+    ) -> Result<Self> {
+        let ordinals = match &choice.device {
+            Device::Auto if choice.dtype == Some(Dtype::F32) => None,
+            Device::Auto => best_gpu(config).map(|ordinal| vec![ordinal]),
+            Device::Cpu => None,
+            Device::Cuda(ordinals) => Some(ordinals.clone()),
+        };
+        match ordinals {
+            Some(ordinals) => Self::on_gpus(&ordinals, choice, &weights, config, capacity),
+            None => Self::on_cpu(choice, weights),
+        }
+    }
+
+    fn on_cpu(choice: &Choice, weights: VisionWeights) -> Result<Self> {
+        if let Some(dtype) = choice.dtype.filter(|dtype| *dtype != Dtype::F32) {
+            let reason = "the CPU computes in f32; weights may be stored in bf16 or fp16";
+            return Err(InputError::Unavailable { option: "dtype", found: dtype.to_string(), reason }.into());
+        }
+        if choice.kernels != Kernels::Auto {
+            let reason = "they run on GPUs, and this encoder computes on the CPU";
+            let found = format!("{:?}", choice.kernels).to_lowercase();
+            return Err(InputError::Unavailable { option: "kernels", found, reason }.into());
+        }
+        Ok(Self::Cpu(CpuBackend::new(weights, choice.threads)?))
+    }
+
+    #[cfg(feature = "cuda-unversioned")]
+    fn on_gpus(
+        ordinals: &[usize],
+        choice: &Choice,
+        weights: &VisionWeights,
+        config: &EncoderConfig,
+        capacity: &Capacity,
+    ) -> Result<Self> {
+        use crate::plan::Form;
+        if ordinals.is_empty() {
+            return Err(InputError::Empty { name: "GPUs" }.into());
+        }
+        let dtype = match choice.dtype {
+            Some(Dtype::F32) => {
+                let reason = "GPUs compute in bf16 or fp16";
+                return Err(InputError::Unavailable { option: "dtype", found: Dtype::F32.to_string(), reason }.into());
+            }
+            Some(dtype) => dtype,
+            // The stored type where a GPU computes in it; of f32, what keeps its range.
+            None if weights.projection.weight.dtype() == Dtype::F16 => Dtype::F16,
+            None => Dtype::Bf16,
+        };
+        let form = match choice.kernels {
+            Kernels::Auto | Kernels::Portable => Form::Portable,
+            Kernels::Cublas => Form::Cublas,
+        };
+        let target = Target::cuda(dtype, form);
+        Ok(Self::Cuda(CudaBackend::new(ordinals, weights, config, target, capacity)?))
+    }
+
+    #[cfg(not(feature = "cuda-unversioned"))]
+    fn on_gpus(ordinals: &[usize], _: &Choice, _: &VisionWeights, _: &EncoderConfig, _: &Capacity) -> Result<Self> {
+        let found = Device::Cuda(ordinals.to_vec()).to_string();
+        let reason = "this build has no CUDA: build it with --features cuda, or name cpu or auto";
+        Err(InputError::Unavailable { option: "device", found, reason }.into())
+    }
+
+    /// What its plans are made for.
+    pub(super) fn target(&self) -> Target {
+        match self {
+            Self::Cpu(cpu) => cpu.target(),
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(cuda) => cuda.target(),
+        }
+    }
+
+    /// Threads of the host that work for it.
+    pub(super) fn num_threads(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.num_threads(),
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(_) => rayon::current_num_threads(),
+        }
+    }
+
+    /// The device, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu".to_string(),
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(cuda) => cuda.describe(),
+        }
+    }
+}
+
+/// The GPU that `auto` takes, if there is one for this build and this model.
+#[cfg(feature = "cuda-unversioned")]
+fn best_gpu(config: &EncoderConfig) -> Option<usize> {
+    crate::cuda::best_gpu(config)
+}
+
+#[cfg(not(feature = "cuda-unversioned"))]
+fn best_gpu(_: &EncoderConfig) -> Option<usize> {
+    None
+}

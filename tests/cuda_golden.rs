@@ -1,0 +1,100 @@
+//! The encoder on a GPU, or on the simulated one, against float64: never further off than torch is in the same element
+//! type, on every golden case, in both semantics, with every form of the kernels.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Case, difference, golden, read};
+use tilesight::plan::Semantics;
+use tilesight::{Device, Dtype, Encoder, Kernels};
+
+const FORMS: [Kernels; 2] = [Kernels::Portable, Kernels::Cublas];
+
+/// A golden case, and how far torch's own result is from the reference in each element type, in the Frobenius norm.
+struct Recorded {
+    name: String,
+    set: String,
+    semantics: Semantics,
+    case: Case,
+    reference: Vec<f64>,
+    torch: BTreeMap<&'static str, f64>,
+}
+
+/// Every case that torch's errors are recorded for.
+fn recorded() -> Vec<Recorded> {
+    let errors = std::fs::read_to_string(golden("torch_errors.json")).unwrap();
+    let errors: serde_json::Value = serde_json::from_str(&errors).unwrap();
+    let cases = errors["cases"].as_object().unwrap().iter();
+    cases
+        .map(|(name, errors)| {
+            let (set, file) = name.rsplit_once('/').unwrap();
+            let path = golden(set).join(format!("{file}.safetensors"));
+            let meta = file.starts_with("meta") || set.starts_with("hf_");
+            let (case, reference) = match set {
+                "hf_tiny" => {
+                    let pixels = read(&golden("hf_tiny/expected_v5.safetensors"))["pixel_values"].clone();
+                    let shape = pixels.shape.clone().try_into().unwrap();
+                    let reference = read(&path).remove("cross_attention_states").unwrap();
+                    (Case::new(pixels.f32(), shape, Some(vec![[1, 3], [1, 1]])), reference)
+                }
+                _ => {
+                    let case = Case::read(&path);
+                    let reference = case.tensors["out_f64"].clone();
+                    (case, reference)
+                }
+            };
+            let torch = |dtype: &str| errors[dtype]["frobenius"].as_f64().unwrap();
+            Recorded {
+                name: name.clone(),
+                set: set.to_string(),
+                semantics: if meta { Semantics::Meta } else { Semantics::Torchtune },
+                case,
+                reference: reference.values,
+                torch: BTreeMap::from([("bf16", torch("bfloat16")), ("fp16", torch("float16"))]),
+            }
+        })
+        .collect()
+}
+
+fn encoder(set: &str, semantics: Semantics, dtype: Dtype, kernels: Kernels) -> Encoder {
+    let mut builder = Encoder::builder();
+    if let Some(weights) = set.strip_prefix("resize/") {
+        // The weights of another size of tiles: loading resizes the tables.
+        let config = tilesight::EncoderConfig::from_file(&golden(set).join("config.json")).unwrap();
+        builder = builder.model(golden(weights)).config(config);
+    } else {
+        builder = builder.model(golden(set));
+    }
+    builder.semantics(semantics).device(Device::Cuda(vec![0])).dtype(dtype).kernels(kernels).build().unwrap()
+}
+
+fn check(dtype: Dtype) {
+    let mut failures = Vec::new();
+    let all = recorded();
+    assert!(all.len() >= 27, "only {} cases were found", all.len());
+    for kernels in FORMS {
+        for recorded in &all {
+            let mut encoder = encoder(&recorded.set, recorded.semantics, dtype, kernels);
+            let found = encoder.encode_pixels(&recorded.case.pixels()).unwrap();
+            let error = difference(&found.embeddings, &recorded.reference).frobenius;
+            let torch = recorded.torch[dtype.to_string().as_str()];
+            let line = format!("{:<24} {kernels:?} {dtype}: {error:.3e}, torch {torch:.3e}", recorded.name);
+            println!("{line}");
+            if error.is_nan() || error > torch {
+                failures.push(line);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "further from float64 than torch:\n{}", failures.join("\n"));
+}
+
+#[test]
+fn bf16_is_no_further_off_than_torch() {
+    check(Dtype::Bf16);
+}
+
+#[test]
+fn fp16_is_no_further_off_than_torch() {
+    check(Dtype::F16);
+}
