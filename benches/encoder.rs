@@ -9,12 +9,12 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tilesight::checkpoint::{Checkpoint, NameFormat, RandomWeights, VisionWeights, demo_config};
 use tilesight::plan::{BatchShape, Plan, Target};
-use tilesight::{Dtype, Encoder, EncoderConfig, Pixels};
+use tilesight::{Device, Dtype, Encoder, EncoderConfig, Pixels};
 
 /// An encoder of random weights, and the pixels of `num_tiles` tiles.
 fn encoder(config: &EncoderConfig, folder: &std::path::Path, num_tiles: usize) -> (Encoder, Vec<f32>) {
     RandomWeights::new(config, Dtype::Bf16, 1).unwrap().write(folder, NameFormat::Torchtune, &|_, _| {}).unwrap();
-    let encoder = Encoder::builder().model(folder).build().unwrap();
+    let encoder = Encoder::builder().device(Device::Cpu).model(folder).build().unwrap();
     let pixels = (0..num_tiles * config.tile_len()).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     (encoder, pixels)
 }

@@ -88,7 +88,8 @@ pub fn safetensors(bytes: &[u8]) {
 }
 
 fn encode(checkpoint: Checkpoint) {
-    let builder = Encoder::builder().checkpoint(checkpoint).config(smallest_encoder()).threads(1);
+    let builder =
+        Encoder::builder().device(tilesight::Device::Cpu).checkpoint(checkpoint).config(smallest_encoder()).threads(1);
     let Ok(mut encoder) = builder.semantics(Semantics::Meta).build() else {
         return;
     };

@@ -12,8 +12,20 @@
 // Columns of a row that share one RowMoments, whatever the tile of the kernel that writes them.
 constexpr uint32_t MOMENTS_COLUMNS = 128;
 
+// What every norm adds to a variance.
+constexpr float NORM_EPS = 1e-5f;
+
 // Query rows of an AttentionItem at most.
 constexpr uint32_t ATTENTION_QUERIES = 128;
+
+// Slabs of the portable matrix kernels: columns of K in one, and how many lie in shared memory.
+constexpr uint32_t GEMM_DEPTH = 32;
+constexpr uint32_t GEMM_STAGES = 4;
+
+// Threads of a block of flash_attention. Its shared memory is this many bytes for each element of a head, and as many
+// more.
+constexpr uint32_t ATTENTION_THREADS = 128;
+constexpr uint32_t ATTENTION_SHARED_BYTES = 512;
 
 // Mean and sum of squared deviations of up to MOMENTS_COLUMNS values of a row as they are stored, rounded to T. A row of
 // C values has ceil(C / MOMENTS_COLUMNS) of them; they merge by Chan's rule, in order of their columns.
@@ -264,11 +276,11 @@ constexpr uint32_t STORED_F32 = 0;
 constexpr uint32_t STORED_BF16 = 1;
 constexpr uint32_t STORED_FP16 = 2;
 
-// place_weight: output[r, c] = input[row_start + r, column_start + c * column_step], converted to T. Rows come in groups
+// place_weight: output[r, c] = input[r, column_start + c * column_step], converted to T. Rows come in groups
 // of group_len that are group_stride apart in the output, rows between groups are zeros; columns likewise: what a head
 // size that is padded, or columns that are interleaved, ask for.
 struct PlaceWeightParams {
-    const void* input;            // stored type, [rows, input_stride] without alignment
+    const void* input;            // stored type, [rows, input_stride]; aligned to its elements, rows to nothing more
     void* output;                 // T [padded rows, output_stride]
     const float* norm_weight;     // [columns]: multiplies each column, or null
     uint32_t* num_not_finite;     // counts the elements that T cannot hold
@@ -288,7 +300,7 @@ struct PlaceWeightParams {
 
 // fold_norm: what a norm before a weight leaves beside it.
 struct FoldNormParams {
-    const void* input;         // stored type, [rows, input_stride] without alignment: the weight as it was
+    const void* input;         // stored type, [rows, input_stride]: the weight as it was; aligned to its elements
     const void* weight;        // T [padded rows, weight_stride]: the weight as place_weight left it
     const float* norm_bias;    // [columns]
     const float* bias;         // [rows], or null

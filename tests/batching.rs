@@ -54,7 +54,7 @@ impl Choice {
     }
 
     fn encoder(self, config: &EncoderConfig) -> Encoder {
-        Encoder::builder()
+        common::on_cpu()
             .checkpoint(RandomWeights::new(config, self.dtype, 5).unwrap().in_memory())
             .config(config.clone())
             .semantics(self.semantics)

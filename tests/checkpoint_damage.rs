@@ -11,7 +11,6 @@ use stored::{
     Stored, Weights, assert_matches, folder, raw, read_weights, refusal, refused_to_open, tiny, write, write_index,
     write_raw, write_shards,
 };
-use tilesight::Encoder;
 use tilesight::checkpoint::Checkpoint;
 use tilesight::error::CheckpointError;
 
@@ -52,7 +51,7 @@ fn weights_without_a_configuration() {
     let path = folder.path().join("model.safetensors");
     write(&tiny(), &path);
     for asked in [path.as_path(), folder.path()] {
-        let refusal = refusal(Encoder::builder().model(asked).build().map(|_| ()));
+        let refusal = refusal(common::on_cpu().model(asked).build().map(|_| ()));
         assert_matches!(refusal, CheckpointError::NoConfig { path: named } if named == folder.path());
     }
 }

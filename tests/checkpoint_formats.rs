@@ -10,7 +10,6 @@ use safetensors::Dtype;
 use stored::{
     Stored, Weights, config, folder, tiny, to_hugging_face, to_meta, to_ranks, with_names, write, write_shards,
 };
-use tilesight::Encoder;
 use tilesight::checkpoint::{Checkpoint, NameFormat};
 use tilesight::plan::Semantics;
 
@@ -20,7 +19,7 @@ fn embeddings(path: &Path, semantics: Semantics) -> Vec<f32> {
         Semantics::Torchtune => "tiny/case1.safetensors",
         Semantics::Meta => "tiny/meta0.safetensors",
     };
-    let encoder = Encoder::builder().model(path).config(config()).semantics(semantics).threads(1);
+    let encoder = common::on_cpu().model(path).config(config()).semantics(semantics).threads(1);
     let case = Case::read(&golden(file));
     encoder.build().unwrap().encode_pixels(&case.pixels()).unwrap().embeddings
 }
@@ -91,7 +90,7 @@ fn semantics_follow_the_names() {
     let path = folder.path().join("model.safetensors");
     let semantics = |weights: &Weights| {
         write(weights, &path);
-        Encoder::builder().model(&path).config(config()).threads(1).build().unwrap().semantics()
+        common::on_cpu().model(&path).config(config()).threads(1).build().unwrap().semantics()
     };
     assert_eq!(semantics(&tiny()), Semantics::Torchtune);
     assert_eq!(semantics(&to_meta(&tiny())), Semantics::Meta);

@@ -12,7 +12,7 @@ use stored::{
 };
 use tilesight::checkpoint::{Checkpoint, VisionWeights};
 use tilesight::error::CheckpointError;
-use tilesight::{Encoder, EncoderConfig, Error};
+use tilesight::{EncoderConfig, Error};
 
 /// Why weights with these tensors do not load as `tiny`.
 #[track_caller]
@@ -226,7 +226,7 @@ fn weights_that_are_not_finite_are_noticed() {
         values[17] = value;
         *bias = Stored::of_f32(&values, &[96]);
         write(&weights, &path);
-        let mut encoder = Encoder::builder().model(&path).config(config()).threads(1).build().unwrap();
+        let mut encoder = common::on_cpu().model(&path).config(config()).threads(1).build().unwrap();
         assert_matches!(encoder.encode_pixels(&case.pixels()), Err(Error::NotFinite { index: 17 }));
     }
 }

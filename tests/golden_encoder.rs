@@ -7,7 +7,7 @@ use tilesight::Encoder;
 use tilesight::plan::{Plan, Semantics, SequenceLayout, Stack};
 
 fn encoder(set: &str, semantics: Semantics, collapse: bool) -> Encoder {
-    Encoder::builder()
+    common::on_cpu()
         .model(golden(set))
         .semantics(semantics)
         .collapse(collapse)
@@ -131,7 +131,7 @@ fn hugging_face_checkpoint_with_metas_rule() {
     let exact = read(&golden("hf_tiny/expected_meta_f64.safetensors"));
     let shape = pixels.shape.clone().try_into().unwrap();
     let case = Case::new(pixels.f32(), shape, Some(vec![[1, 3], [1, 1]]));
-    let mut encoder = Encoder::builder().model(golden("hf_tiny")).threads(2).build().unwrap();
+    let mut encoder = common::on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
     assert_eq!(encoder.semantics(), Semantics::Meta, "Hugging Face's names mean Meta's semantics");
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
     assert_close("transformers 4.53.3", &found.embeddings, &expected.values, F32_LIMIT);
@@ -151,13 +151,13 @@ fn the_late_hidden_states_are_told_apart() {
     let late = read(&golden("hf_tiny/expected_v5.safetensors"))["cross_attention_states"].clone();
     let shape = pixels.shape.clone().try_into().unwrap();
     let case = Case::new(pixels.f32(), shape, Some(vec![[1, 3], [1, 1]]));
-    let mut encoder = Encoder::builder().model(golden("hf_tiny")).threads(2).build().unwrap();
+    let mut encoder = common::on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
     assert!(common::difference(&found.embeddings, &late.values).max > 0.1);
     // Raised by one, our indices give the late rule's states.
     let mut config = encoder.config().clone();
     config.clip_hidden_states.iter_mut().for_each(|index| *index += 1);
-    let mut encoder = Encoder::builder().model(golden("hf_tiny")).config(config).threads(2).build().unwrap();
+    let mut encoder = common::on_cpu().model(golden("hf_tiny")).config(config).threads(2).build().unwrap();
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
     assert_close("transformers 5.23.0", &found.embeddings, &late.values, F32_LIMIT);
 }

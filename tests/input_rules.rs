@@ -13,7 +13,7 @@ use tilesight::{Encoder, Error, Pixels};
 const SIDE: usize = 28;
 
 fn encoder(set: &str, semantics: Semantics) -> Encoder {
-    Encoder::builder().model(golden(set)).semantics(semantics).threads(1).build().unwrap()
+    common::on_cpu().model(golden(set)).semantics(semantics).threads(1).build().unwrap()
 }
 
 /// An encoder of `tiny`, and the golden case that it must still get right after whatever was asked of it.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use stored::{Stored, Weights, read_weights, renamed, write};
 use tilesight::checkpoint::{Checkpoint, TokenPositions, VisionWeights};
 use tilesight::error::CheckpointError;
-use tilesight::{Encoder, EncoderConfig, Error};
+use tilesight::{EncoderConfig, Error};
 
 const LOCAL: &str = "clip.token_pos_embedding.local_token_positional_embedding";
 const GLOBAL: &str = "clip.token_pos_embedding.global_token_positional_embedding";
@@ -152,7 +152,7 @@ fn the_whole_encoder_with_other_tiles() {
     let config = EncoderConfig::from_file(&golden("resize/tiny/config.json")).unwrap();
     let reference = &case.tensors["out_f64"].values;
     let run = |path: &Path| {
-        let encoder = Encoder::builder().model(path).config(config.clone()).threads(1);
+        let encoder = common::on_cpu().model(path).config(config.clone()).threads(1);
         encoder.semantics(tilesight::plan::Semantics::Torchtune).build().unwrap().encode_pixels(&case.pixels())
     };
     // The reference resized in float64; tables in the file's bf16 would be rounded once more.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use safetensors::{Dtype, SafeTensors};
+use tilesight::encoder::{Device, EncoderBuilder};
 use tilesight::error::ConfigError;
 use tilesight::plan::Plan;
 use tilesight::{Encoder, EncoderConfig, Error, Pixels};
@@ -17,6 +18,11 @@ pub const F32_LIMIT: f64 = 3e-6;
 /// A folder of golden data.
 pub fn golden(set: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(set)
+}
+
+/// An encoder on the CPU, also where there is a GPU.
+pub fn on_cpu() -> EncoderBuilder {
+    Encoder::builder().device(Device::Cpu)
 }
 
 /// The golden set `tiny`, as its README has it.

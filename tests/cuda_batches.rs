@@ -1,0 +1,181 @@
+//! On a GPU, or on the simulated one, a result depends on its image alone: not on the batch it was in, its place there,
+//! the tile budget, the number of GPUs, or the run, to the bit.
+
+mod common;
+
+use common::noise;
+use tilesight::checkpoint::{RandomWeights, demo_config};
+use tilesight::image::Tiles;
+use tilesight::plan::Semantics;
+use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Pixels};
+
+const BOTH: [Semantics; 2] = [Semantics::Torchtune, Semantics::Meta];
+
+/// 17 tokens a tile: a picture of four tiles fills no tile of a kernel.
+fn config() -> EncoderConfig {
+    EncoderConfig {
+        num_heads: 2,
+        clip_embed_dim: 96,
+        clip_num_layers: 2,
+        clip_hidden_states: vec![1, 2],
+        num_layers_projection: 1,
+        decoder_embed_dim: 40,
+        tile_size: 56,
+        ..demo_config()
+    }
+}
+
+/// Sequences of more than one group of queries: 260 rows for four tiles.
+fn long() -> EncoderConfig {
+    EncoderConfig { clip_num_layers: 1, clip_hidden_states: vec![0], tile_size: 112, ..config() }
+}
+
+#[derive(Clone)]
+struct Choice {
+    semantics: Semantics,
+    dtype: Dtype,
+    kernels: Kernels,
+    gpus: Vec<usize>,
+    max_batch_tiles: usize,
+}
+
+impl Choice {
+    fn of(semantics: Semantics) -> Self {
+        Self { semantics, dtype: Dtype::Bf16, kernels: Kernels::Portable, gpus: vec![0], max_batch_tiles: 64 }
+    }
+
+    fn encoder(&self, config: &EncoderConfig) -> Encoder {
+        Encoder::builder()
+            .checkpoint(RandomWeights::new(config, Dtype::Bf16, 5).unwrap().in_memory())
+            .config(config.clone())
+            .semantics(self.semantics)
+            .device(Device::Cuda(self.gpus.clone()))
+            .dtype(self.dtype)
+            .kernels(self.kernels)
+            .max_batch_tiles(self.max_batch_tiles)
+            .build()
+            .unwrap()
+    }
+}
+
+/// Pictures of every size, no two alike.
+fn pictures(config: &EncoderConfig) -> Vec<Tiles> {
+    let picture = |(number, aspect_ratio): (u64, [usize; 2])| {
+        let num_tiles = aspect_ratio[0] * aspect_ratio[1];
+        Tiles { aspect_ratio, pixels: noise(num_tiles * config.tile_len(), number) }
+    };
+    (0..).zip([[1, 1], [2, 2], [1, 3], [1, 1], [4, 1], [2, 1]]).map(picture).collect()
+}
+
+/// The embeddings of each picture.
+fn encode(encoder: &mut Encoder, pictures: &[Tiles]) -> Vec<Vec<f32>> {
+    let encodings = encoder.encode_tiles(pictures).unwrap();
+    (0..pictures.len()).map(|index| encodings.image(index).unwrap().to_vec()).collect()
+}
+
+/// Each picture in a call of its own.
+fn alone(encoder: &mut Encoder, pictures: &[Tiles]) -> Vec<Vec<f32>> {
+    pictures.iter().flat_map(|picture| encode(encoder, std::slice::from_ref(picture))).collect()
+}
+
+#[track_caller]
+fn assert_same_bits(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    assert_eq!(found.len(), expected.len());
+    for (image, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.len(), expected.len());
+        let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+        let num_different = found.iter().zip(expected).filter(|&pair| differs(pair)).count();
+        let first = found.iter().zip(expected).position(differs);
+        assert_eq!(num_different, 0, "{what}: image {image} differs, first at {first:?} of {}", found.len());
+    }
+}
+
+#[test]
+fn alone_is_in_a_batch() {
+    for semantics in BOTH {
+        for dtype in [Dtype::Bf16, Dtype::F16] {
+            let choice = Choice { dtype, ..Choice::of(semantics) };
+            let pictures = pictures(&config());
+            let expected = alone(&mut choice.encoder(&config()), &pictures);
+            assert!(expected[0] != expected[3], "two pictures of one size are told apart");
+            for max_batch_tiles in [0, 1, 5, 64] {
+                let mut encoder = Choice { max_batch_tiles, ..choice.clone() }.encoder(&config());
+                let what = format!("{semantics}, {dtype}, {max_batch_tiles} tiles together");
+                assert_same_bits(&what, &encode(&mut encoder, &pictures), &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_run_is_the_last_whatever_ran_between() {
+    let pictures = pictures(&config());
+    for kernels in [Kernels::Portable, Kernels::Cublas] {
+        let mut encoder = Choice { kernels, ..Choice::of(Semantics::Meta) }.encoder(&config());
+        let first = encode(&mut encoder, &pictures);
+        // Other batches in between leave other values in the arena, and other shapes other graphs.
+        alone(&mut encoder, &pictures[1..4]);
+        assert_same_bits("the second run", &encode(&mut encoder, &pictures), &first);
+        let again = Choice { kernels, ..Choice::of(Semantics::Meta) }.encoder(&config());
+        let mut again = again;
+        assert_same_bits("another encoder", &encode(&mut again, &pictures), &first);
+    }
+}
+
+#[test]
+fn long_sequences_are_batched_the_same() {
+    for semantics in BOTH {
+        let pictures = &pictures(&long())[..3];
+        let mut encoder = Choice::of(semantics).encoder(&long());
+        let expected = alone(&mut encoder, pictures);
+        let backwards: Vec<Tiles> = pictures.iter().rev().cloned().collect();
+        let mut found = encode(&mut encoder, &backwards);
+        found.reverse();
+        assert_same_bits(&format!("{semantics}, backwards"), &found, &expected);
+    }
+}
+
+#[test]
+fn several_gpus_share_the_batches() {
+    let pictures = pictures(&config());
+    let choice = Choice { max_batch_tiles: 2, ..Choice::of(Semantics::Torchtune) };
+    let expected = encode(&mut choice.encoder(&config()), &pictures);
+    let mut both = Choice { gpus: vec![1, 0], ..choice.clone() }.encoder(&config());
+    assert_same_bits("two GPUs", &encode(&mut both, &pictures), &expected);
+    assert!(both.device().contains("cuda:1") && both.device().contains("cuda:0"), "{}", both.device());
+}
+
+#[test]
+fn what_an_observer_sees_ends_in_what_the_graph_gives() {
+    let pictures = &pictures(&config())[..3];
+    let choice = Choice::of(Semantics::Meta);
+    let expected = encode(&mut choice.encoder(&config()), pictures);
+    let mut encoder = choice.encoder(&config());
+    let trace = common::trace(&mut encoder);
+    assert_same_bits("step by step", &encode(&mut encoder, pictures), &expected);
+    let trace = trace.lock().unwrap();
+    let plan = trace.plan.as_ref().unwrap();
+    assert_eq!(trace.steps.len(), plan.steps.len());
+    for (name, values) in &trace.steps {
+        assert!(values.iter().all(|x| x.is_finite()), "{name} left something unwritten");
+    }
+    assert_eq!(trace.steps["projection"], expected.concat());
+}
+
+#[test]
+fn an_image_beyond_the_budget_of_tiles_finds_room() {
+    let config = config();
+    let pixels = noise(4 * config.tile_len(), 3);
+    let shape = [1, 1, 4, 3, config.tile_size, config.tile_size];
+    let run = |encoder: &mut Encoder| {
+        encoder.encode_pixels(&Pixels { images: &pixels, shape, aspect_ratio: Some(&[[1, 2]]) }).unwrap().embeddings
+    };
+    let small = pictures(&config)[0].clone();
+    for semantics in BOTH {
+        let expected = run(&mut Choice::of(semantics).encoder(&config));
+        let mut encoder = Choice { max_batch_tiles: 1, ..Choice::of(semantics) }.encoder(&config);
+        let before = encode(&mut encoder, std::slice::from_ref(&small));
+        assert_same_bits("beyond the budget", &[run(&mut encoder)], &[expected]);
+        assert_same_bits("after it", &encode(&mut encoder, std::slice::from_ref(&small)), &before);
+    }
+}
