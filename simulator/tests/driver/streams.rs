@@ -116,7 +116,10 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
         gpu.download(b, 1, free)[0]
     };
     let values: Vec<f32> = SEEDS.map(late).collect();
-    assert!(values.iter().any(|value| value.is_nan()), "a pageable copy always came before a stream that does not wait");
+    assert!(
+        values.iter().any(|value| value.is_nan()),
+        "a pageable copy always came before a stream that does not wait"
+    );
     assert!(values.contains(&2.0));
 }
 
