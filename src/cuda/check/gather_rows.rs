@@ -14,7 +14,11 @@ const STATE_ROWS: usize = 10;
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let case = |(width, hidden): (usize, bool)| Case {
         kernel: "gather_rows",
-        shape: format!("{}×{width} of {}", PROJECTED.len(), if hidden { "the transformer" } else { "the gated layers" }),
+        shape: format!(
+            "{}×{width} of {}",
+            PROJECTED.len(),
+            if hidden { "the transformer" } else { "the gated layers" }
+        ),
         run: Box::new(move |bench| run(bench, dtype, width, hidden)),
     };
     WIDTHS.into_iter().flat_map(|width| [(width, false), (width, true)]).map(case).collect()

@@ -43,11 +43,7 @@ pub(super) const fn kernels(file: &'static str, name: &'static str, row_bytes: u
         Kernel { file, name, suffix, block, shared_bytes }
     }
     let [large, middle, small] = &TILINGS;
-    [
-        kernel(file, name, row_bytes, large),
-        kernel(file, name, row_bytes, middle),
-        kernel(file, name, row_bytes, small),
-    ]
+    [kernel(file, name, row_bytes, large), kernel(file, name, row_bytes, middle), kernel(file, name, row_bytes, small)]
 }
 
 /// A product's size, its rows those of the capacity.
