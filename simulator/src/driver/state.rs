@@ -212,11 +212,11 @@ impl Driver {
             }
             return Ok(());
         }
-        if let (Work::Kernel(kernel), Some((number, status))) = (work, self.config.fail_launch) {
-            if number == self.num_launches {
-                let text = format!("{}: made to fail", kernel.entry.name);
-                return Err(Misfortune { status, text });
-            }
+        if let (Work::Kernel(kernel), Some((number, status))) = (work, self.config.fail_launch)
+            && number == self.num_launches
+        {
+            let text = format!("{}: made to fail", kernel.entry.name);
+            return Err(Misfortune { status, text });
         }
         work.run(&self.memory, device, self.config.model, self.random.next())
     }

@@ -79,7 +79,7 @@ exports! {
         // SAFETY: the caller's buffer is as long as it says, and the name was cut to fit.
         unsafe { ptr::copy_nonoverlapping(shown.as_ptr().cast(), name, shown.len()) };
         // SAFETY: there is room for the zero.
-        unsafe { name.add(shown.len()).write(0) };
+        unsafe { name.wrapping_add(shown.len()).write(0) };
         Ok(())
     }
 
