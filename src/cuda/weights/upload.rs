@@ -109,6 +109,7 @@ impl<'a> Upload<'a> {
         for start in (0..num_rows).step_by(rows_at_once) {
             let rows = rows_at_once.min(num_rows - start);
             let staged = self.stage(&stored.bytes()[start * row_bytes..(start + rows) * row_bytes])?;
+            let staged = &self.chunks[staged];
             let input = Matrix::new(&staged.staged, 0, [rows, num_columns, num_columns], stored.dtype());
             let target_row = first + start / group.len * group.stride;
             let output = piece.rows_from(block, target_row);
@@ -144,16 +145,17 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Copies bytes to the next chunk's memory on the GPU, once that is free.
-    fn stage(&mut self, bytes: &[u8]) -> Result<&Chunk, CudaError> {
-        let chunk = &mut self.chunks[self.next];
-        self.next = 1 - self.next;
+    /// Copies bytes to the next chunk's memory on the GPU, once that is free; returns the chunk's number.
+    fn stage(&mut self, bytes: &[u8]) -> Result<usize, CudaError> {
+        let number = self.next;
+        let chunk = &mut self.chunks[number];
+        self.next = 1 - number;
         chunk.read.synchronize()?;
         chunk.pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         // SAFETY: the pinned bytes are written again only after `read`, which is recorded behind this copy, and both
         // memories are dropped only once the GPU is idle.
         unsafe { chunk.pinned.upload(0..bytes.len(), &chunk.staged, 0, self.stream) }?;
-        Ok(chunk)
+        Ok(number)
     }
 
     /// Waits for everything; tells which tensor, if any, held values that the element type cannot hold.
