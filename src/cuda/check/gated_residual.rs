@@ -41,7 +41,8 @@ fn run(bench: &Bench, dtype: Dtype, width: usize, in_place: bool) -> Result<Find
     op.launch(&bench.launcher())?;
 
     let branch = wide(&values).into_iter().zip(biases.iter().cycle()).map(|(x, bias)| x + f64::from(*bias));
-    let expected: Vec<f64> = branch.zip(&stream).map(|(x, residual)| f64::from(*residual) + f64::from(GATE) * x).collect();
+    let expected: Vec<f64> =
+        branch.zip(&stream).map(|(x, residual)| f64::from(*residual) + f64::from(GATE) * x).collect();
     let error = relative_error(&bench.result(output, ROWS)?, &expected);
     Ok(Finding { error, limit: LUCK * rounding_error(&expected, dtype) + SUM_NOISE })
 }

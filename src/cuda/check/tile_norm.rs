@@ -14,8 +14,7 @@ const BLOCKS: usize = 3;
 const GATE: f32 = 0.6;
 
 /// The row that each row continues, and its block.
-const ROWS: [(u32, i32); 10] =
-    [(0, 2), (1, -1), (4, 0), (4, 1), (9, -1), (10, 0), (3, 2), (2, 1), (8, 0), (7, 1)];
+const ROWS: [(u32, i32); 10] = [(0, 2), (1, -1), (4, 0), (4, 1), (9, -1), (10, 0), (3, 2), (2, 1), (8, 0), (7, 1)];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let case = |(width, has_table): (usize, bool)| Case {
