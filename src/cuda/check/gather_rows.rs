@@ -4,6 +4,7 @@ use super::layer_norm::WIDTHS;
 use super::linear::{batch_of, stride, wide};
 use super::scatter_embeddings::PROJECTED;
 use super::{Bench, Case, Draw, Finding, relative_error};
+use crate::cuda::abi::ProjectedRow;
 use crate::cuda::ops::{Array, DeviceBatch, GatherRows};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -39,7 +40,7 @@ fn run(bench: &Bench, dtype: Dtype, width: usize, hidden: bool) -> Result<Findin
     };
     op.launch(&bench.launcher())?;
 
-    let source = |row: &crate::cuda::abi::ProjectedRow| if hidden { row.hidden } else { row.head } as usize;
+    let source = |row: &ProjectedRow| if hidden { row.hidden } else { row.head } as usize;
     let expected: Vec<f64> = PROJECTED.iter().flat_map(|row| wide(&values[source(row) * width..][..width])).collect();
     Ok(Finding { error: relative_error(&bench.result(&output, PROJECTED.len())?, &expected), limit: 0.0 })
 }
