@@ -220,8 +220,7 @@ fn layer_norm_linear_errs_no_more_than_norm_then_product() {
                     let normalised: Vec<f64> = normalised.iter().map(|x| rounded(*x, dtype)).collect();
                     let naive = layer.linear(&normalised, gelu);
                     let naive: Vec<f32> = naive.iter().map(|x| rounded(*x, dtype) as f32).collect();
-                    let found: Vec<f32> =
-                        layer.run(RUN, gelu, input).iter().map(|bits| dtype.value(*bits)).collect();
+                    let found: Vec<f32> = layer.run(RUN, gelu, input).iter().map(|bits| dtype.value(*bits)).collect();
                     let ratio = relative_error(&found, &expected) / relative_error(&naive, &expected);
                     assert!(ratio <= 1.4, "{rows} {inputs} {outputs} {dtype:?}: {ratio:.3} of the naive error");
                     ratios.push(ratio);

@@ -27,8 +27,8 @@ struct Tiling {
 
 const TILINGS: [Tiling; 3] = [
     Tiling { suffix: "_128x256", rows: 128, columns: 256, threads: 256, cost: 100, exposed: 300 },
-    Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 104, exposed: 100 },
-    Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 125, exposed: 100 },
+    Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 115, exposed: 100 },
+    Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 140, exposed: 100 },
 ];
 
 /// An operation's kernels, one a tiling.
@@ -43,11 +43,7 @@ pub(super) const fn kernels(file: &'static str, name: &'static str, row_bytes: u
         Kernel { file, name, suffix, block, shared_bytes }
     }
     let [large, middle, small] = &TILINGS;
-    [
-        kernel(file, name, row_bytes, large),
-        kernel(file, name, row_bytes, middle),
-        kernel(file, name, row_bytes, small),
-    ]
+    [kernel(file, name, row_bytes, large), kernel(file, name, row_bytes, middle), kernel(file, name, row_bytes, small)]
 }
 
 /// A product's size, its rows those of the capacity.
