@@ -30,6 +30,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=include");
     println!("cargo::rerun-if-changed=src/machine/native.cc");
+    // The driver's own, by which libcublasLt.so finds the library that its program has loaded.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
 
     let mut entries = Vec::new();
     let mut units = Vec::new();

@@ -2,4 +2,5 @@
 //! thread as the PTX manual defines, in the order that is worst for them. For tests only; nothing it does is ever
 //! timed.
 
+pub mod driver;
 pub mod machine;

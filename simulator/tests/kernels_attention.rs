@@ -84,7 +84,9 @@ impl Batch {
         for image in &self.images {
             let first = logarithms.len();
             let first_multiple = image.multiples.first().map_or(image.len, |(rows, _)| rows.start);
-            for (queries, num_keys) in [(0..image.all_seeing, image.len), (image.all_seeing..image.len, image.all_seeing)] {
+            for (queries, num_keys) in
+                [(0..image.all_seeing, image.len), (image.all_seeing..image.len, image.all_seeing)]
+            {
                 for start in queries.clone().step_by(QUERIES) {
                     let num_queries = QUERIES.min(queries.end - start);
                     let item = [first + start, num_queries, first, num_keys, first_multiple.min(num_keys)];
@@ -196,7 +198,9 @@ fn every_head_size_attends() {
 #[test]
 fn lengths_that_fill_no_tile() {
     for dtype in DTYPES {
-        for (number, len) in [1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 193, 257].into_iter().enumerate() {
+        for (number, len) in
+            [1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 193, 257].into_iter().enumerate()
+        {
             let batch = Batch::draw(&[Image::plain(len)], 1, [80, 128, 16][number % 3], dtype, len as u64);
             batch.check(&batch.run(len as u64));
         }
@@ -205,7 +209,8 @@ fn lengths_that_fill_no_tile() {
 
 #[test]
 fn multiplicities_weigh_as_repeated_keys() {
-    for (dtype, tokens) in DTYPES.into_iter().flat_map(|dtype| [1, 5, 32, 63, 64, 65, 96].map(|tokens| (dtype, tokens))) {
+    for (dtype, tokens) in DTYPES.into_iter().flat_map(|dtype| [1, 5, 32, 63, 64, 65, 96].map(|tokens| (dtype, tokens)))
+    {
         for multiplicity in [1, 2, 300] {
             let batch = Batch::draw(&[padded(tokens, multiplicity)], 1, 80, dtype, tokens as u64);
             batch.check(&batch.run(multiplicity as u64));

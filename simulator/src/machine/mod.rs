@@ -15,13 +15,14 @@ pub mod testing;
 mod thread;
 mod warp;
 
-use adversary::Random;
 use block::Block;
 
+pub(crate) use adversary::Random;
 pub use adversary::{Adversary, Landing, Order};
 pub use device::DeviceModel;
 pub use entries::{Entry, entries, entry, entry_of};
 pub use fault::{Fault, ThreadName};
+pub(crate) use shared::Guarded;
 
 /// A launch of one entry.
 #[derive(Clone, Copy, Debug)]

@@ -19,7 +19,7 @@ unsafe extern "C" {
 }
 
 /// Bytes between redzones, which AddressSanitizer watches where it is built in, and which are looked over otherwise.
-pub(super) struct Guarded {
+pub(crate) struct Guarded {
     allocation: *mut u8,
     layout: Layout,
     num_bytes: usize,
@@ -27,11 +27,16 @@ pub(super) struct Guarded {
 
 impl Guarded {
     pub(super) fn new(num_bytes: usize) -> Self {
-        let layout = Layout::from_size_align(num_bytes + 2 * REDZONE, REDZONE).expect("far below the limit");
+        Self::try_new(num_bytes).unwrap_or_else(|| handle_alloc_error(Layout::new::<u8>()))
+    }
+
+    /// None if the host has no more memory.
+    pub(crate) fn try_new(num_bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(num_bytes.checked_add(2 * REDZONE)?, REDZONE).ok()?;
         // SAFETY: the size is not zero.
         let allocation = unsafe { alloc(layout) };
         if allocation.is_null() {
-            handle_alloc_error(layout);
+            return None;
         }
         // SAFETY: the allocation is that long.
         unsafe { ptr::write_bytes(allocation, POISON, layout.size()) };
@@ -40,19 +45,19 @@ impl Guarded {
         unsafe { simulator_forbid(allocation, REDZONE) };
         // SAFETY: likewise.
         unsafe { simulator_forbid(guarded.bytes().wrapping_add(num_bytes), REDZONE) };
-        guarded
+        Some(guarded)
     }
 
-    pub(super) fn bytes(&self) -> *mut u8 {
+    pub(crate) fn bytes(&self) -> *mut u8 {
         self.allocation.wrapping_add(REDZONE)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.num_bytes
     }
 
     /// The side whose redzone was written to; under AddressSanitizer such a write has ended the process.
-    pub(super) fn overrun(&self) -> Option<&'static str> {
+    pub(crate) fn overrun(&self) -> Option<&'static str> {
         if cfg!(feature = "sanitize") {
             return None;
         }
@@ -67,7 +72,28 @@ impl Guarded {
             _ => None,
         }
     }
+
+    /// Poisons all of it, for good: whoever reads it gets NaNs, and AddressSanitizer reports any access.
+    pub(crate) fn retire(&self) {
+        // SAFETY: the allocation is that long, and the caller's own.
+        unsafe { ptr::write_bytes(self.bytes(), POISON, self.num_bytes) };
+        // SAFETY: the bytes are part of the allocation.
+        unsafe { simulator_forbid(self.bytes(), self.num_bytes) };
+    }
+
+    /// Whether nobody has written to it since it was retired; under AddressSanitizer that would have ended the process.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        if cfg!(feature = "sanitize") {
+            return true;
+        }
+        // SAFETY: all bytes were written when it was retired.
+        let bytes = unsafe { std::slice::from_raw_parts(self.bytes(), self.num_bytes) };
+        bytes.iter().all(|&byte| byte == POISON)
+    }
 }
+
+// SAFETY: plain memory that belongs to this value.
+unsafe impl Send for Guarded {}
 
 impl Drop for Guarded {
     fn drop(&mut self) {

@@ -1,8 +1,8 @@
-//! What the checks of the matrix kernels share: products in float64, and a batch of so many rows.
+//! What the checks share: products and moments in float64, and a batch of so many rows.
 
 use std::mem::offset_of;
 
-use super::Bench;
+use super::{Bench, relative_error};
 use crate::cuda::abi;
 use crate::cuda::driver::DeviceMemory;
 use crate::cuda::ops::Matrix;
@@ -13,6 +13,9 @@ pub(super) const SUM_NOISE: f64 = 2e-6;
 
 /// How much more than the error of the nearest result is one roundings' luck.
 pub(super) const LUCK: f64 = 1.02;
+
+/// Error of means and of squared deviations in f32, relative to their norms.
+const MOMENTS_NOISE: f64 = 1e-5;
 
 /// A stride that leaves a gap after each row.
 pub(super) fn stride(width: usize) -> usize {
@@ -42,15 +45,13 @@ pub(super) fn gelu(x: f64) -> f64 {
     x * (0.5 + sum * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt())
 }
 
-/// A batch descriptor with `rows` patches, rows of the transformer and projected rows, whose embeddings go to `embeddings`.
-pub(super) fn batch_of(bench: &Bench, rows: usize, embeddings: u64) -> Result<DeviceMemory, CudaError> {
+/// A batch descriptor that counts `rows` of everything, with pixels or embeddings at `address`.
+pub(super) fn batch_of(bench: &Bench, rows: usize, address: u64) -> Result<DeviceMemory, CudaError> {
     let mut bytes = [0u8; size_of::<abi::Batch>()];
-    let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
-    put(offset_of!(abi::Batch, embeddings), &embeddings.to_le_bytes());
-    let num_rows = (rows as u32).to_le_bytes();
-    put(offset_of!(abi::Batch, num_patches), &num_rows);
-    put(offset_of!(abi::Batch, num_rows), &num_rows);
-    put(offset_of!(abi::Batch, num_projected_rows), &num_rows);
+    let (addresses, counts) = bytes.split_at_mut(offset_of!(abi::Batch, num_tiles));
+    addresses.chunks_exact_mut(size_of::<u64>()).for_each(|place| place.copy_from_slice(&address.to_le_bytes()));
+    let rows = rows as u32;
+    counts.chunks_exact_mut(size_of::<u32>()).for_each(|place| place.copy_from_slice(&rows.to_le_bytes()));
     bench.upload(&bytes)
 }
 
@@ -62,4 +63,14 @@ pub(super) fn moments(values: &[f64], width: usize) -> Vec<[f64; 2]> {
         [mean, group.iter().map(|x| (x - mean) * (x - mean)).sum()]
     });
     moments.collect()
+}
+
+/// Whether `groups` are the moments of these rows.
+pub(super) fn moments_are_right(groups: &[[f32; 2]], rows: &[f32], width: usize) -> bool {
+    let expected = moments(&wide(rows), width);
+    [0, 1].into_iter().all(|part| {
+        let found: Vec<f32> = groups.iter().map(|group| group[part]).collect();
+        let expected: Vec<f64> = expected.iter().map(|group| group[part]).collect();
+        relative_error(&found, &expected) <= MOMENTS_NOISE
+    })
 }

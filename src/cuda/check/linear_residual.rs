@@ -1,15 +1,12 @@
 //! `linear_residual` against float64: the sum, and the moments it leaves for the next norm.
 
-use super::linear::{LUCK, SUM_NOISE, batch_of, moments, product, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_of, moments_are_right, product, stride, wide};
 use super::{Bench, Case, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::abi;
 use crate::cuda::ops::{Array, DeviceBatch, LinearResidual};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
 use crate::plan::Stack;
-
-/// Error of means and of squared deviations in f32, relative to their norms.
-const MOMENTS_NOISE: f64 = 1e-5;
 
 /// One row; widths that fill neither tile, slab nor group of columns; the published model's.
 const SHAPES: [[usize; 3]; 6] =
@@ -62,14 +59,7 @@ fn run(bench: &Bench, dtype: Dtype, shape: [usize; 3], in_place: bool) -> Result
     let error = relative_error(&found, &expected);
     let limit = LUCK * rounding_error(&expected, dtype) + SUM_NOISE;
 
-    let groups = bench.download::<[f32; 2]>(&groups)?;
-    let expected_groups = moments(&wide(&found), outputs);
-    let moments_error = [0, 1].map(|part| {
-        let found: Vec<f32> = groups.iter().map(|group| group[part]).collect();
-        let expected: Vec<f64> = expected_groups.iter().map(|group| group[part]).collect();
-        relative_error(&found, &expected)
-    });
     // Moments that are off fail the case as a wrong sum would.
-    let right = moments_error.iter().all(|error| *error <= MOMENTS_NOISE);
+    let right = moments_are_right(&bench.download(&groups)?, &found, outputs);
     Ok(Finding { error: if right { error } else { f64::NAN }, limit })
 }

@@ -2,12 +2,22 @@
 //! outliers, poisoned surroundings.
 
 mod bench;
+mod bias_activation;
+mod flash_attention;
+mod gated_residual;
+mod gather_rows;
+mod layer_norm;
 mod layer_norm_linear;
 mod linear;
 mod linear_residual;
 mod measure;
 mod patch_embedding;
+mod patchify;
+mod place_weight;
 mod projection;
+mod scatter_embeddings;
+mod tile_norm;
+mod tile_position;
 
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -45,7 +55,22 @@ impl Finding {
 
 /// The cases of all kernels for an element type.
 fn cases(dtype: Dtype) -> Vec<Case> {
-    let modules = [patch_embedding::cases, layer_norm_linear::cases, linear_residual::cases, projection::cases];
+    let modules = [
+        place_weight::cases,
+        patchify::cases,
+        patch_embedding::cases,
+        tile_position::cases,
+        layer_norm_linear::cases,
+        flash_attention::cases,
+        linear_residual::cases,
+        tile_norm::cases,
+        projection::cases,
+        layer_norm::cases,
+        bias_activation::cases,
+        gated_residual::cases,
+        gather_rows::cases,
+        scatter_embeddings::cases,
+    ];
     modules.into_iter().flat_map(|cases| cases(dtype)).collect()
 }
 

@@ -1,0 +1,1 @@
+//! The part of cuBLASLt that the engine calls.
