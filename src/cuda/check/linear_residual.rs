@@ -10,7 +10,7 @@ use crate::plan::Stack;
 
 /// One row; widths that fill neither tile, slab nor group of columns; the published model's.
 const SHAPES: [[usize; 3]; 6] =
-    [[1, 160, 160], [129, 33, 7], [70, 640, 132], [260, 72, 400], [301, 1280, 1280], [301, 5120, 1280]];
+    [[1, 160, 160], [129, 33, 7], [70, 640, 132], [260, 72, 400], [130, 1280, 1280], [130, 5120, 1280]];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let variants = SHAPES.into_iter().flat_map(|shape| [(shape, false), (shape, true)]);

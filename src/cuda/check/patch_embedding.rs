@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 use crate::error::CudaError;
 
 /// One row; patches of 14×14×3, whose last slab is not full; widths that fill no tile; the published model.
-const SHAPES: [[usize; 3]; 5] = [[1, 588, 160], [130, 588, 33], [75, 12, 7], [257, 147, 264], [1600, 588, 1280]];
+const SHAPES: [[usize; 3]; 5] = [[1, 588, 160], [130, 588, 33], [75, 12, 7], [257, 147, 264], [130, 588, 1280]];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let case = |[rows, inputs, outputs]: [usize; 3]| Case {

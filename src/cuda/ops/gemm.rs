@@ -27,8 +27,8 @@ struct Tiling {
 
 const TILINGS: [Tiling; 3] = [
     Tiling { suffix: "_128x256", rows: 128, columns: 256, threads: 256, cost: 100, exposed: 300 },
-    Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 104, exposed: 100 },
-    Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 125, exposed: 100 },
+    Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 115, exposed: 100 },
+    Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 140, exposed: 100 },
 ];
 
 /// An operation's kernels, one a tiling.
