@@ -140,18 +140,18 @@ impl Arguments {
             (Device::Cuda(_), None) => vec![Kernels::Portable, Kernels::Cublas],
             (Device::Auto | Device::Cpu, None) => vec![Kernels::Auto],
         };
-        let cases = golden::cases(&folder)?;
-        let bar = progress::bar((cases.len() * forms.len()) as u64, "encoders");
+        let sets = golden::sets(&folder)?;
+        let bar = progress::bar((sets.len() * forms.len()) as u64, "encoders");
         for kernels in forms {
-            for case in &cases {
-                let found = case.run(device, dtype, kernels);
+            for set in &sets {
+                let found = set.run(device, dtype, kernels);
                 if matches!(found, Err(Error::Cuda(crate::error::CudaError::NoCublas))) && self.kernels.is_none() {
                     bar.println("cuBLASLt is not on this machine: the form that uses it is left out");
                     break;
                 }
                 let form = format!("encoder, {}", format!("{kernels:?}").to_lowercase());
                 let found = found.map(|found| (found.error, found.limit)).map_err(|e| e.to_string());
-                lines.push(Line::new(Part::Encoders, form, case.name.clone(), dtype, found));
+                lines.push(Line::new(Part::Encoders, form, set.name.clone(), dtype, found));
                 bar.inc(1);
             }
         }
