@@ -12,6 +12,9 @@
 // Columns of a row that share one RowMoments, whatever the tile of the kernel that writes them.
 constexpr uint32_t MOMENTS_COLUMNS = 128;
 
+// Kernels that go along rows give each warp a row, and each block this many warps.
+constexpr uint32_t ROW_WARPS = 8;
+
 // What every norm adds to a variance.
 constexpr float NORM_EPS = 1e-5f;
 

@@ -17,7 +17,6 @@
 template <class Element, int head_size>
 struct FlashAttentionTiling {
     using T = Element;
-    static constexpr int HEAD_SIZE = head_size;
     static_assert(head_size % 16 == 0 && head_size <= 128, "whole steps of an mma, and sums that fit in registers");
 
     // Four warps of 32 queries: with 16 queries a warp, loads of K and V from shared memory would take as long as their

@@ -10,15 +10,10 @@
 #include <ptx.cuh>
 #include <stored_weight.cuh>
 
-struct FoldNormTiling {
-    static constexpr uint32_t ROWS = 8;
-    static constexpr uint32_t THREADS = 32 * ROWS;
-};
-
 template <class T>
 __device__ __forceinline__ void fold_norm(const FoldNormParams& params) {
     const Groups rows{params.row_group_len, params.row_group_stride, params.rows};
-    const uint32_t place = blockIdx.x * FoldNormTiling::ROWS + threadIdx.x / 32;
+    const uint32_t place = blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (place >= rows.padded_count()) {
         return;
     }
@@ -45,10 +40,10 @@ __device__ __forceinline__ void fold_norm(const FoldNormParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(FoldNormTiling::THREADS) fold_norm_bf16(const __grid_constant__ FoldNormParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) fold_norm_bf16(const __grid_constant__ FoldNormParams params) {
     fold_norm<Bf16>(params);
 }
 
-extern "C" __global__ void __launch_bounds__(FoldNormTiling::THREADS) fold_norm_fp16(const __grid_constant__ FoldNormParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) fold_norm_fp16(const __grid_constant__ FoldNormParams params) {
     fold_norm<Fp16>(params);
 }

@@ -1,10 +1,10 @@
-// The matrix product of the portable kernels (sm_80 and up): a block computes one tile of input * weight^T, both row-major
-// in their K, and hands the f32 sums to what the kernel does with them, eight columns of a row at a time.
+// The matrix product of the portable kernels (sm_80 and up): a block computes one tile of input * weight^T, both
+// row-major in their K, and hands the f32 sums to what the kernel does with them, eight columns of a row at a time.
 //
 // Both operands pass through shared memory in slabs of GEMM_DEPTH columns of K, GEMM_STAGES of them under way at a time
 // ("cp.async"); warps load fragments ("ldmatrix") one step ahead of the tensor cores ("mma.m16n8k16"). An element's sum
-// takes K in steps of 16 from the first to the last, the last padded with zeros, in every tiling: tilings differ in speed
-// only, never in bits. So no tiling splits K.
+// takes K in steps of 16 from the first to the last, the last padded with zeros, in every tiling: tilings differ in
+// speed only, never in bits. So no tiling splits K.
 //
 // Launch: grid [row tiles of a group, column tiles, groups of row tiles], block Tiling::threads, shared memory
 // Tiling::pipeline_bytes and what the kernel keeps behind it. Blocks that run at the same time make a tile of tiles, a
@@ -21,7 +21,8 @@ constexpr uint32_t CHUNK = 8;
 constexpr uint32_t SLAB_CHUNKS = GEMM_DEPTH / CHUNK;
 constexpr uint32_t SLAB_ROW_BYTES = 2 * GEMM_DEPTH;
 
-// Sums leave registers for shared memory in passes of 32 rows of every warp: 64 KiB at most, within the slabs' own memory.
+// Sums leave registers for shared memory in passes of 32 rows of every warp: 64 KiB at most, within the slabs' own
+// memory.
 constexpr uint32_t PASS_ROWS = 32;
 
 template <uint32_t tile_rows, uint32_t tile_columns, uint32_t rows_of_warp, uint32_t columns_of_warp>
@@ -50,17 +51,18 @@ struct GemmTiling {
 
     static_assert(rows % warp_rows == 0 && columns % warp_columns == 0, "warps share a tile without rest");
     static_assert(warp_rows % PASS_ROWS == 0 && warp_columns % 16 == 0, "a load of weights is two fragments wide");
-    static_assert(rows % (threads / SLAB_CHUNKS) == 0 && columns % (threads / SLAB_CHUNKS) == 0, "threads share slabs evenly");
+    static_assert(rows % (threads / SLAB_CHUNKS) == 0, "threads share the input's slab evenly");
+    static_assert(columns % (threads / SLAB_CHUNKS) == 0, "threads share the weight's slab evenly");
     static_assert(threads / SLAB_CHUNKS % 8 == 0, "a thread's copies have one place in the swizzle");
     static_assert(columns % MOMENTS_COLUMNS == 0, "moments are made within a block");
     static_assert(PASS_ROWS % rows_at_once == 0, "a thread's rows follow from one");
     static_assert(staged_rows * columns * sizeof(float) <= pipeline_bytes, "a pass fits where the slabs were");
 };
 
-// What limits a tile is its traffic. From shared memory a warp of 64x64 loads 4 KiB for each 16 of K, 64x32 would load as
-// much as 3 KiB for half the work, more than an SM delivers at the tensor cores' pace; 64x64 takes 128 registers for sums,
-// so an SM holds 8 such warps. They make one block of 128x256, with the least traffic from L2; or two blocks of 128x128,
-// of which one computes while the other starts or finishes. Where that leaves SMs idle, 64x128.
+// What limits a tile is its traffic. From shared memory a warp of 64x64 loads 4 KiB for each 16 of K, 64x32 would load
+// as much as 3 KiB for half the work, more than an SM delivers at the tensor cores' pace; 64x64 takes 128 registers for
+// sums, so an SM holds 8 such warps. They make one block of 128x256, with the least traffic from L2; or two blocks of
+// 128x128, of which one computes while the other starts or finishes. Where that leaves SMs idle, 64x128.
 using Gemm128x256 = GemmTiling<128, 256, 64, 64>;
 using Gemm128x128 = GemmTiling<128, 128, 64, 64>;
 using Gemm64x128 = GemmTiling<64, 128, 32, 64>;
@@ -195,11 +197,13 @@ struct FragmentOffsets {
     uint32_t input;
     uint32_t weight;
 
-    // Matrices in the order of multiply_add's a[0] to a[3]; and for the weight b0 and b1 of one fragment, then of the next.
+    // Matrices in the order of multiply_add's a[0] to a[3]; and for the weight b0 and b1 of one fragment, then of the
+    // next.
     __device__ __forceinline__ explicit FragmentOffsets(uint32_t step) {
         const uint32_t lane = threadIdx.x % 32;
         input = slab_offset(warp_tile_row<Tiling>() + lane % 16, 2 * step + lane / 16);
-        weight = Tiling::weight_slab + slab_offset(warp_tile_column<Tiling>() + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2);
+        const uint32_t weight_row = warp_tile_column<Tiling>() + lane / 16 * 8 + lane % 8;
+        weight = Tiling::weight_slab + slab_offset(weight_row, 2 * step + lane / 8 % 2);
     }
 };
 
@@ -228,8 +232,8 @@ __device__ __forceinline__ void multiply_add(Sums<Tiling>& sums, const Fragments
     }
 }
 
-// The product of a tile, after start_pipeline. All threads; shared memory is free for other use when it returns, and what
-// was written behind the pipeline before is visible to all.
+// The product of a tile, after start_pipeline. All threads; shared memory is free for other use when it returns, and
+// what was written behind the pipeline before is visible to all.
 template <class T, class Tiling, class Slabs>
 __device__ __forceinline__ void multiply(Sums<Tiling>& sums, Slabs& slabs, uint32_t num_slabs) {
     static_assert(GEMM_DEPTH == 32, "a slab is two steps of 16");
@@ -265,8 +269,8 @@ __device__ __forceinline__ void multiply(Sums<Tiling>& sums, Slabs& slabs, uint3
         free_stage = stage;
         stage = stage == last_stage ? first_stage : stage + Tiling::stage_bytes;
         copy_async_wait<GEMM_STAGES - 2>();
-        // Every thread's copies of the next slabs before all threads' loads from them; and all loads from this stage before
-        // the copies that overwrite it.
+        // Every thread's copies of the next slabs before all threads' loads from them; and all loads from this stage
+        // before the copies that overwrite it.
         __syncthreads();
         if (slab + 1 < num_slabs) {
             load_fragments(fragments[0], stage, offsets[0]);
@@ -275,9 +279,9 @@ __device__ __forceinline__ void multiply(Sums<Tiling>& sums, Slabs& slabs, uint3
     }
 }
 
-// Where four columns of a row of sums lie in shared memory, in units of 16 bytes. The first swizzle sets every other eight
-// of them off by one, so that lanes that read every second meet in no bank; the other sets rows off, so that the rows of
-// a fragment do not.
+// Where four columns of a row of sums lie in shared memory, in units of 16 bytes. The first swizzle sets every other
+// eight of them off by one, so that lanes that read every second meet in no bank; the other sets rows off, so that the
+// rows of a fragment do not.
 template <class Tiling>
 __device__ __forceinline__ uint32_t staged(uint32_t row, uint32_t four) {
     return row * (Tiling::columns / 4) + (four ^ (four >> 3 & 1) ^ (row & 3) << 1);
@@ -289,9 +293,9 @@ __device__ __forceinline__ uint32_t finished_column() {
     return tile_column<Tiling>() + threadIdx.x % Tiling::row_lanes * LANE_COLUMNS;
 }
 
-// Calls for every row of the tile `finish.read(row)` and later `finish.write(row, sums, read)`, with the sums of the columns
-// from finished_column on. All threads, after `multiply`; rows and columns that do not exist are among them, and all lanes
-// of a warp are in a call. A pass's reads are under way before its first write.
+// Calls for every row of the tile `finish.read(row)` and later `finish.write(row, sums, read)`, with the sums of the
+// columns from finished_column on. All threads, after `multiply`; rows and columns that do not exist are among them,
+// and all lanes of a warp are in a call. A pass's reads are under way before its first write.
 template <class Tiling, class Finish>
 __device__ __forceinline__ void finish_tile(const Sums<Tiling>& sums, const Finish& finish) {
     float* const staging = reinterpret_cast<float*>(dynamic_shared());

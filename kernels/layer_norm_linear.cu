@@ -1,10 +1,11 @@
-// layer_norm_linear: output = norm(input) * W^T + b, and its GELU in layer_norm_linear_gelu. The norm is folded into the
-// weight, so the product runs on the residual stream as it lies, and the sums are put right afterwards:
-// rstd * (sum - mean * column_sum) + bias, for rstd * (x - mean) . w = rstd * (x . w - mean * sum of w).
+// layer_norm_linear: output = norm(input) * W^T + b, and its GELU in layer_norm_linear_gelu. The norm is folded into
+// the weight, so the product runs on the residual stream as it lies, and the sums are put right afterwards: rstd * (sum
+// - mean * column_sum) + bias, for rstd * (x - mean) . w = rstd * (x . w - mean * sum of w).
 //
-// Shapes: input [rows, C], moments [rows, ceil(C / MOMENTS_COLUMNS)], weight [outputs, C], output [rows, outputs]; launch
-// as gemm.cuh has it, with a float2 for each row of the tile behind the pipeline. Sums, statistics and GELU in f32,
-// rounded once. 2 * rows * C * outputs FLOPs; moves each matrix once, 2 * (rows * (C + outputs) + C * outputs) bytes.
+// Shapes: input [rows, C], moments [rows, ceil(C / MOMENTS_COLUMNS)], weight [outputs, C], output [rows, outputs];
+// launch as gemm.cuh has it, with a float2 for each row of the tile behind the pipeline. Sums, statistics and GELU in
+// f32, rounded once. 2 * rows * C * outputs FLOPs; moves each matrix once, 2 * (rows * (C + outputs) + C * outputs)
+// bytes.
 #include <stdint.h>
 
 #include <abi.h>

@@ -1,11 +1,11 @@
-// linear_residual: output = residual + gate * (input * weight^T + bias), and the moments of the output's rows, which the
-// norm that comes next is made of.
+// linear_residual: output = residual + gate * (input * weight^T + bias), and the moments of the output's rows, which
+// the norm that comes next is made of.
 //
 // Shapes: input [rows, inputs], weight [C, inputs], residual and output [rows, C], moments [rows, ceil(C /
-// MOMENTS_COLUMNS)]; launch as gemm.cuh has it, without shared memory beside the pipeline. A block reads of the residual
-// what it writes of the output, before it writes it, so the two may be one. Sums in f32, rounded once; moments in f32, of
-// the rounded values. 2 * rows * inputs * C FLOPs; moves each matrix once, 2 * (rows * (inputs + 2 * C) + inputs * C)
-// bytes.
+// MOMENTS_COLUMNS)]; launch as gemm.cuh has it, without shared memory beside the pipeline. A block reads of the
+// residual what it writes of the output, before it writes it, so the two may be one. Sums in f32, rounded once; moments
+// in f32, of the rounded values. 2 * rows * inputs * C FLOPs; moves each matrix once, 2 * (rows * (inputs + 2 * C) +
+// inputs * C) bytes.
 #include <stdint.h>
 
 #include <abi.h>
@@ -31,9 +31,10 @@ struct AddRows {
     }
 
     __device__ __forceinline__ Read read(uint32_t row) const {
-        const T* const residual = static_cast<const T*>(params.residual) + static_cast<uint64_t>(row) * params.output_stride;
+        const uint64_t first = static_cast<uint64_t>(row) * params.output_stride;
+        const uint32_t width = row < num_rows ? params.outputs : 0;
         Read read;
-        load_columns(read.residual, residual, finished_column<Tiling>(), row < num_rows ? params.outputs : 0);
+        load_columns(read.residual, static_cast<const T*>(params.residual) + first, finished_column<Tiling>(), width);
         return read;
     }
 

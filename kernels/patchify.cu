@@ -8,12 +8,8 @@
 #include <abi.h>
 #include <ptx.cuh>
 
-struct PatchifyTiling {
-    static constexpr uint32_t PATCHES = 8;
-    static constexpr uint32_t THREADS = 32 * PATCHES;
-    // What a lane stores at once: 32 lanes fill 128 bytes.
-    static constexpr uint32_t COLUMNS = 2;
-};
+// What a lane stores at once: 32 lanes fill 128 bytes.
+constexpr uint32_t LANE_PIXELS = 2;
 
 // One patch of one tile.
 struct Patch {
@@ -47,15 +43,15 @@ __device__ __forceinline__ Patch find_patch(const PatchifyParams& params, uint32
 
 template <class T>
 __device__ __forceinline__ void patchify(const PatchifyParams& params) {
-    const uint32_t number = blockIdx.x * PatchifyTiling::PATCHES + threadIdx.x / 32;
+    const uint32_t number = blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (number >= params.batch->num_patches) {
         return;
     }
     const Patch patch = find_patch(params, number);
     const uint32_t patch_len = params.channels * params.patch_size * params.patch_size;
     T* output = static_cast<T*>(params.patches) + static_cast<size_t>(number) * params.stride;
-    constexpr uint32_t STEP = 32 * PatchifyTiling::COLUMNS;
-    for (uint32_t column = threadIdx.x % 32 * PatchifyTiling::COLUMNS; column < patch_len; column += STEP) {
+    constexpr uint32_t STEP = 32 * LANE_PIXELS;
+    for (uint32_t column = threadIdx.x % 32 * LANE_PIXELS; column < patch_len; column += STEP) {
         const float first = pixel(patch, column);
         if (column + 1 < patch_len) {
             *reinterpret_cast<uint32_t*>(output + column) = narrow_pair<T>(first, pixel(patch, column + 1));
@@ -65,10 +61,10 @@ __device__ __forceinline__ void patchify(const PatchifyParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(PatchifyTiling::THREADS) patchify_bf16(const __grid_constant__ PatchifyParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) patchify_bf16(const __grid_constant__ PatchifyParams params) {
     patchify<Bf16>(params);
 }
 
-extern "C" __global__ void __launch_bounds__(PatchifyTiling::THREADS) patchify_fp16(const __grid_constant__ PatchifyParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) patchify_fp16(const __grid_constant__ PatchifyParams params) {
     patchify<Fp16>(params);
 }

@@ -9,11 +9,6 @@
 #include <ptx.cuh>
 #include <stored_weight.cuh>
 
-struct PlaceWeightTiling {
-    static constexpr uint32_t ROWS = 8;
-    static constexpr uint32_t THREADS = 32 * ROWS;
-};
-
 // Column `column` of a row of the input, the norm's weight applied.
 __device__ __forceinline__ float weight_element(const PlaceWeightParams& params, uint32_t row, uint32_t column) {
     const size_t start = static_cast<size_t>(row) * params.input_stride + params.column_start;
@@ -34,7 +29,7 @@ template <class T>
 __device__ __forceinline__ void place_weight(const PlaceWeightParams& params) {
     const Groups rows{params.row_group_len, params.row_group_stride, params.rows};
     const Groups columns{params.column_group_len, params.column_group_stride, params.columns};
-    const uint32_t place = blockIdx.x * PlaceWeightTiling::ROWS + threadIdx.x / 32;
+    const uint32_t place = blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (place >= rows.padded_count()) {
         return;
     }
@@ -59,10 +54,10 @@ __device__ __forceinline__ void place_weight(const PlaceWeightParams& params) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(PlaceWeightTiling::THREADS) place_weight_bf16(const __grid_constant__ PlaceWeightParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) place_weight_bf16(const __grid_constant__ PlaceWeightParams params) {
     place_weight<Bf16>(params);
 }
 
-extern "C" __global__ void __launch_bounds__(PlaceWeightTiling::THREADS) place_weight_fp16(const __grid_constant__ PlaceWeightParams params) {
+extern "C" __global__ void __launch_bounds__(32 * ROW_WARPS) place_weight_fp16(const __grid_constant__ PlaceWeightParams params) {
     place_weight<Fp16>(params);
 }

@@ -13,8 +13,6 @@ constexpr uint32_t WARP_COLUMNS = 32 * LANE_COLUMNS;
 constexpr uint32_t GROUP_LANES = MOMENTS_COLUMNS / LANE_COLUMNS;
 static_assert(GROUP_LANES == 16, "a warp holds two groups, one in each half");
 
-// Kernels that go along rows give each warp a row.
-constexpr uint32_t ROW_WARPS = 8;
 constexpr uint32_t ROW_THREADS = 32 * ROW_WARPS;
 
 // The row of this warp.

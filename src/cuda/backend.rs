@@ -61,7 +61,7 @@ impl CudaBackend {
     fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<(), Error> {
         let num_replicas = self.replicas.len();
         let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
-        let mut finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| match waiting.take() {
+        let finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| match waiting.take() {
             Some(embeddings) => replica.finish(slot, embeddings),
             None => Ok(()),
         };

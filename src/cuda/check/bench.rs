@@ -127,6 +127,11 @@ impl DeviceMatrix {
         Matrix::new(&self.memory, 0, [rows + ROWS_BEYOND, width, stride], self.dtype)
     }
 
+    /// The matrix as a kernel's argument, with the rows that were asked for and no more: a weight.
+    pub(crate) fn values(&self) -> Matrix<'_> {
+        Matrix::new(&self.memory, 0, self.shape, self.dtype)
+    }
+
     /// The matrix' memory as values of one type.
     pub(crate) fn array<T>(&self) -> Array<'_, T> {
         Array::new(&self.memory, 0, self.memory.len() / size_of::<T>())

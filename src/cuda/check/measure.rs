@@ -43,7 +43,7 @@ impl Draw {
 }
 
 /// The values as `dtype` holds them.
-fn rounded(values: &[f32], dtype: Dtype) -> Vec<f32> {
+pub(crate) fn rounded(values: &[f32], dtype: Dtype) -> Vec<f32> {
     let mut bytes = Vec::new();
     dtype.narrow(values, &mut bytes);
     let mut back = vec![0.0; values.len()];

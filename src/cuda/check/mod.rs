@@ -2,7 +2,22 @@
 //! outliers, poisoned surroundings.
 
 mod bench;
+mod bias_activation;
+mod flash_attention;
+mod gated_residual;
+mod gather_rows;
+mod layer_norm;
+mod layer_norm_linear;
+mod linear;
+mod linear_residual;
 mod measure;
+mod patch_embedding;
+mod patchify;
+mod place_weight;
+mod projection;
+mod scatter_embeddings;
+mod tile_norm;
+mod tile_position;
 
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -10,7 +25,7 @@ use crate::error::CudaError;
 use super::driver::{Context, Stream};
 use super::ops::{self, Kernels};
 pub(crate) use bench::{Bench, DeviceMatrix};
-pub(crate) use measure::{Draw, relative_error, rounding_error};
+pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
 /// One kernel on one shape.
 pub(crate) struct Case {
@@ -39,8 +54,24 @@ impl Finding {
 }
 
 /// The cases of all kernels for an element type.
-fn cases(_dtype: Dtype) -> Vec<Case> {
-    Vec::new()
+fn cases(dtype: Dtype) -> Vec<Case> {
+    let modules = [
+        place_weight::cases,
+        patchify::cases,
+        patch_embedding::cases,
+        tile_position::cases,
+        layer_norm_linear::cases,
+        flash_attention::cases,
+        linear_residual::cases,
+        tile_norm::cases,
+        projection::cases,
+        layer_norm::cases,
+        bias_activation::cases,
+        gated_residual::cases,
+        gather_rows::cases,
+        scatter_embeddings::cases,
+    ];
+    modules.into_iter().flat_map(|cases| cases(dtype)).collect()
 }
 
 /// How many cases there are.

@@ -32,8 +32,11 @@ impl Graph {
         check("cuStreamBeginCapture", unsafe { sys::cuStreamBeginCapture_v2(stream.handle(), mode) })?;
         let given = give();
         let mut graph = std::ptr::null_mut();
-        // SAFETY: the pointer is to a live handle; the capture was begun above.
-        let ended = check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(stream.handle(), &mut graph) });
+        let ended = end(stream, &mut graph);
+        if ended.is_err() && graph.is_null() {
+            // A capture that stayed open would refuse all later work; the first failure is the one that counts.
+            let _ = end(stream, &mut graph);
+        }
         let mut recorded = Self { graph, executable: std::ptr::null_mut(), context };
         given?;
         ended?;
@@ -65,6 +68,12 @@ impl Graph {
         // SAFETY: both live; the memory is the caller's promise.
         check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(self.executable, stream.handle()) })
     }
+}
+
+/// Ends the capture that was begun on `stream`.
+fn end(stream: &Stream, graph: &mut sys::CUgraph) -> Result<(), CudaError> {
+    // SAFETY: the stream lives, and the pointer is to a live handle.
+    check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(stream.handle(), graph) })
 }
 
 impl Drop for Graph {

@@ -4,13 +4,64 @@
 //! never meets freed memory. What a view cannot know, that two launches in different streams touch the same memory, is
 //! kept right by the backend's events.
 
+mod bias_activation;
+mod flash_attention;
+mod fold_norm;
+mod gated_residual;
+mod gather_rows;
+mod gemm;
 mod kernels;
+mod layer_norm;
+mod layer_norm_linear;
+mod linear_residual;
+mod patch_embedding;
+mod patchify;
+mod place_weight;
+mod projection;
+mod rows;
+mod scatter_embeddings;
+mod tile_norm;
+mod tile_position;
 mod view;
 
+pub(crate) use bias_activation::BiasActivation;
+pub(crate) use flash_attention::FlashAttention;
+pub(crate) use fold_norm::FoldNorm;
+pub(crate) use gated_residual::GatedResidual;
+pub(crate) use gather_rows::GatherRows;
 pub(crate) use kernels::{Kernel, Kernels, Launcher};
+pub(crate) use layer_norm::LayerNorm;
+pub(crate) use layer_norm_linear::LayerNormLinear;
+pub(crate) use linear_residual::LinearResidual;
+pub(crate) use patch_embedding::PatchEmbedding;
+pub(crate) use patchify::Patchify;
+pub(crate) use place_weight::{Groups, PlaceWeight};
+pub(crate) use projection::Projection;
+pub(crate) use scatter_embeddings::ScatterEmbeddings;
+pub(crate) use tile_norm::TileNorm;
+pub(crate) use tile_position::TilePosition;
 pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 
 /// Every kernel there is.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
-    [].into_iter()
+    let rows = [
+        &bias_activation::KERNEL,
+        &fold_norm::KERNEL,
+        &gated_residual::KERNEL,
+        &gather_rows::KERNEL,
+        &layer_norm::KERNEL,
+        &patchify::KERNEL,
+        &place_weight::KERNEL,
+        &scatter_embeddings::KERNEL,
+        &tile_norm::KERNEL,
+        &tile_position::KERNEL,
+    ];
+    let products = [
+        &patch_embedding::KERNELS,
+        &layer_norm_linear::KERNELS,
+        &layer_norm_linear::GELU_KERNELS,
+        &linear_residual::KERNELS,
+        &projection::KERNELS,
+    ];
+    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten())
 }

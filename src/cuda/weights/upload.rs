@@ -7,7 +7,6 @@ use super::block::{ArrayPiece, MatrixPiece};
 use crate::checkpoint::Tensor;
 use crate::cuda::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
 use crate::cuda::ops::{Array, FoldNorm, Groups, Launcher, Matrix, PlaceWeight};
-use crate::dtype::Dtype;
 use crate::error::CudaError;
 
 /// Bytes that travel together: enough that starting a copy costs nothing beside it, little beside the weights.
@@ -108,8 +107,9 @@ impl<'a> Upload<'a> {
         let rows_at_once = (self.chunks[0].pinned.bytes().len() / (group.len * row_bytes)).max(1) * group.len;
         for start in (0..num_rows).step_by(rows_at_once) {
             let rows = rows_at_once.min(num_rows - start);
-            let staged = self.stage(&stored.bytes()[start * row_bytes..(start + rows) * row_bytes])?;
-            let input = Matrix::new(&staged.staged, 0, [rows, num_columns, num_columns], stored.dtype());
+            let chunk = self.stage(&stored.bytes()[start * row_bytes..(start + rows) * row_bytes])?;
+            let Chunk { staged, read, .. } = &self.chunks[chunk];
+            let input = Matrix::new(staged, 0, [rows, num_columns, num_columns], stored.dtype());
             let target_row = first + start / group.len * group.stride;
             let output = piece.rows_from(block, target_row);
             let row_groups = placing.row_groups.unwrap_or(Groups { len: rows, stride: rows });
@@ -139,21 +139,22 @@ impl<'a> Upload<'a> {
                 };
                 fold.launch(&self.launcher)?;
             }
-            staged.read.record(self.stream)?;
+            read.record(self.stream)?;
         }
         Ok(())
     }
 
-    /// Copies bytes to the next chunk's memory on the GPU, once that is free.
-    fn stage(&mut self, bytes: &[u8]) -> Result<&Chunk, CudaError> {
-        let chunk = &mut self.chunks[self.next];
-        self.next = 1 - self.next;
+    /// Copies bytes to the next chunk's memory on the GPU, once that is free; returns the chunk's number.
+    fn stage(&mut self, bytes: &[u8]) -> Result<usize, CudaError> {
+        let number = self.next;
+        self.next = 1 - number;
+        let chunk = &mut self.chunks[number];
         chunk.read.synchronize()?;
         chunk.pinned.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         // SAFETY: the pinned bytes are written again only after `read`, which is recorded behind this copy, and both
         // memories are dropped only once the GPU is idle.
         unsafe { chunk.pinned.upload(0..bytes.len(), &chunk.staged, 0, self.stream) }?;
-        Ok(chunk)
+        Ok(number)
     }
 
     /// Waits for everything; tells which tensor, if any, held values that the element type cannot hold.

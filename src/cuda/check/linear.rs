@@ -1,0 +1,76 @@
+//! What the checks share: products and moments in float64, and a batch of so many rows.
+
+use std::mem::offset_of;
+
+use super::{Bench, relative_error};
+use crate::cuda::abi;
+use crate::cuda::driver::DeviceMemory;
+use crate::cuda::ops::Matrix;
+use crate::error::CudaError;
+
+/// What summing in f32 adds to the error of the nearest result.
+pub(super) const SUM_NOISE: f64 = 2e-6;
+
+/// How much more than the error of the nearest result is one roundings' luck.
+pub(super) const LUCK: f64 = 1.02;
+
+/// Error of means and of squared deviations in f32, relative to their norms.
+const MOMENTS_NOISE: f64 = 1e-5;
+
+/// A stride that leaves a gap after each row.
+pub(super) fn stride(width: usize) -> usize {
+    width.next_multiple_of(Matrix::ALIGNMENT) + Matrix::ALIGNMENT
+}
+
+/// `input · weightᵀ` in float64, `[rows, outputs]` of `[rows, inputs]` and `[outputs, inputs]`.
+pub(super) fn product(input: &[f64], weight: &[f64], inputs: usize) -> Vec<f64> {
+    let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum();
+    input.chunks_exact(inputs).flat_map(|x| weight.chunks_exact(inputs).map(move |w| dot(x, w))).collect()
+}
+
+pub(super) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(*value)).collect()
+}
+
+/// x·Φ(x), with Φ as Marsaglia's series: ½ + φ(x)·(x + x³/3 + x⁵/(3·5) + …).
+pub(super) fn gelu(x: f64) -> f64 {
+    // Beyond, Φ is 0 or 1 to less than 1e-18.
+    let z = x.clamp(-9.0, 9.0);
+    let (mut sum, mut term, mut odd) = (z, z, 1.0);
+    while term.abs() > 1e-18 * sum.abs() {
+        odd += 2.0;
+        term *= z * z / odd;
+        sum += term;
+    }
+    x * (0.5 + sum * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt())
+}
+
+/// A batch descriptor that counts `rows` of everything, with pixels or embeddings at `address`.
+pub(super) fn batch_of(bench: &Bench, rows: usize, address: u64) -> Result<DeviceMemory, CudaError> {
+    let mut bytes = [0u8; size_of::<abi::Batch>()];
+    let (addresses, counts) = bytes.split_at_mut(offset_of!(abi::Batch, num_tiles));
+    addresses.chunks_exact_mut(size_of::<u64>()).for_each(|place| place.copy_from_slice(&address.to_le_bytes()));
+    let rows = rows as u32;
+    counts.chunks_exact_mut(size_of::<u32>()).for_each(|place| place.copy_from_slice(&rows.to_le_bytes()));
+    bench.upload(&bytes)
+}
+
+/// Mean and sum of squared deviations of each group of columns of each row.
+pub(super) fn moments(values: &[f64], width: usize) -> Vec<[f64; 2]> {
+    let groups = values.chunks_exact(width).flat_map(|row| row.chunks(abi::MOMENTS_COLUMNS as usize));
+    let moments = groups.map(|group| {
+        let mean = group.iter().sum::<f64>() / group.len() as f64;
+        [mean, group.iter().map(|x| (x - mean) * (x - mean)).sum()]
+    });
+    moments.collect()
+}
+
+/// Whether `groups` are the moments of these rows.
+pub(super) fn moments_are_right(groups: &[[f32; 2]], rows: &[f32], width: usize) -> bool {
+    let expected = moments(&wide(rows), width);
+    [0, 1].into_iter().all(|part| {
+        let found: Vec<f32> = groups.iter().map(|group| group[part]).collect();
+        let expected: Vec<f64> = expected.iter().map(|group| group[part]).collect();
+        relative_error(&found, &expected) <= MOMENTS_NOISE
+    })
+}

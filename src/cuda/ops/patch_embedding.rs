@@ -1,0 +1,47 @@
+//! The first matrix, on patches.
+
+use super::gemm::{self, GemmKernels};
+use super::rows::number;
+use super::{Count, Launcher, Matrix};
+use crate::cuda::abi;
+use crate::error::CudaError;
+
+pub(super) static KERNELS: GemmKernels = gemm::kernels("patch_embedding", "patch_embedding", 0);
+
+/// `output = input · weightᵀ`.
+#[derive(Debug)]
+pub(crate) struct PatchEmbedding<'m> {
+    pub(crate) num_rows: Count<'m>,
+    /// `[rows, patch_len]`.
+    pub(crate) input: Matrix<'m>,
+    /// `[C, patch_len]`.
+    pub(crate) weight: Matrix<'m>,
+    /// `[rows, C]`.
+    pub(crate) output: Matrix<'m>,
+    /// Of the GPU, for the choice of tiles.
+    pub(crate) num_multiprocessors: u32,
+}
+
+impl PatchEmbedding<'_> {
+    /// Launches it.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
+        let Self { num_rows, input, weight, output, num_multiprocessors } = self;
+        let shape = gemm::require_operands(on, *num_rows, input, weight, output);
+        let params = abi::PatchEmbeddingParams {
+            num_rows: num_rows.pointer(),
+            input: input.pointer(),
+            weight: weight.pointer(),
+            output: output.pointer(),
+            inputs: number(shape.inputs),
+            outputs: number(shape.outputs),
+            input_stride: number(input.stride),
+            weight_stride: number(weight.stride),
+            output_stride: number(output.stride),
+        };
+        // SAFETY: the kernels take these params, and the views were checked against one another above.
+        unsafe { gemm::launch(&KERNELS, shape, *num_multiprocessors, on, &params) }
+    }
+}

@@ -1,0 +1,69 @@
+//! The last matrix, on the gated layers' result and the hidden states where they lie.
+
+use super::gemm::{self, GemmKernels, GemmShape};
+use super::rows::number;
+use super::{Array, DeviceBatch, Launcher, Matrix};
+use crate::cuda::abi;
+use crate::error::CudaError;
+
+pub(super) static KERNELS: GemmKernels = gemm::kernels("projection", "projection", 0);
+
+/// `embeddings = [head | hidden state 0 | …] · weightᵀ + bias`, into the batch's embeddings.
+#[derive(Debug)]
+pub(crate) struct Projection<'a, 'm> {
+    /// Says how many of `rows` there are, and where the embeddings go.
+    pub(crate) batch: DeviceBatch<'m>,
+    /// As many as there can be.
+    pub(crate) rows: Array<'m, abi::ProjectedRow>,
+    /// `[rows of the gated layers, C]`.
+    pub(crate) head: Matrix<'m>,
+    /// `[rows of the transformer, C]` each.
+    pub(crate) hidden: &'a [Matrix<'m>],
+    /// `[(1 + hidden states)·E, C]`.
+    pub(crate) weight: Matrix<'m>,
+    /// `[E]`.
+    pub(crate) bias: Array<'m, f32>,
+    /// N, rows of the embeddings between two copies.
+    pub(crate) tokens: usize,
+    /// Of the GPU, for the choice of tiles.
+    pub(crate) num_multiprocessors: u32,
+}
+
+impl Projection<'_, '_> {
+    /// Launches it.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
+        let Self { batch, rows, head, hidden, weight, bias, tokens, num_multiprocessors } = self;
+        let num_states = 1 + hidden.len();
+        let outputs = weight.rows / num_states;
+        weight.require("weight", num_states * outputs, head.width, on.dtype());
+        bias.require("bias", outputs);
+        for state in hidden.iter().chain([head]) {
+            state.require("state", 0, head.width, on.dtype());
+            assert_eq!(state.stride, head.stride, "states have one stride");
+        }
+        let mut states = [std::ptr::null(); abi::MAX_HIDDEN_STATES as usize];
+        assert!(hidden.len() <= states.len(), "more hidden states than the kernel's params hold");
+        states.iter_mut().zip(*hidden).for_each(|(address, state)| *address = state.pointer());
+        let params = abi::ProjectionParams {
+            batch: batch.pointer(),
+            rows: rows.pointer(),
+            head: head.pointer(),
+            weight: weight.pointer(),
+            bias: bias.pointer(),
+            num_hidden: number(hidden.len()),
+            width: number(head.width),
+            outputs: number(outputs),
+            state_stride: number(head.stride),
+            weight_stride: number(weight.stride),
+            tokens: number(*tokens),
+            hidden: states,
+        };
+        let shape = GemmShape { rows: rows.len, inputs: num_states * head.width, outputs };
+        // SAFETY: the kernels take these params; the views were checked against one another above, and a batch's rows
+        // lie in the states and embeddings that its plan has.
+        unsafe { gemm::launch(&KERNELS, shape, *num_multiprocessors, on, &params) }
+    }
+}
