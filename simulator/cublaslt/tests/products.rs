@@ -32,7 +32,8 @@ fn libraries() -> &'static Libraries {
     })
 }
 
-/// A call of a function of one of the libraries, by its name, with arguments of these types.
+/// A call of a function of one of the libraries, by its name, with arguments of these types. What it returns is of no
+/// meaning if it returns nothing.
 macro_rules! call {
     ($library:ident.$name:ident($($argument:expr => $type:ty),* $(,)?)) => {{
         let name = concat!(stringify!($name), "\0").as_bytes();
