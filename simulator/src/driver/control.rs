@@ -91,7 +91,7 @@ pub extern "C" fn tilesight_simulator_hang_launch(number: u64) {
 pub extern "C" fn tilesight_simulator_release() {
     let mut driver = driver();
     driver.config.hang_launch = None;
-    driver.schedule.hung = None;
+    driver.schedule.released = driver.schedule.hung.take();
     RELEASED.notify_all();
 }
 

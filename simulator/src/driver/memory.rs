@@ -63,6 +63,17 @@ pub(super) enum Place {
     Elsewhere,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Live(Space::Device(device), range) => write!(formatter, "an allocation of device {device}, {range}"),
+            Self::Live(Space::Pinned(_), range) => write!(formatter, "pinned memory, {range}"),
+            Self::Retired(range) => write!(formatter, "memory that was freed, {range}"),
+            Self::Elsewhere => write!(formatter, "memory that the driver knows nothing of"),
+        }
+    }
+}
+
 /// All allocations, by address.
 #[derive(Default)]
 pub(super) struct Memory {

@@ -44,6 +44,8 @@ pub(super) struct Schedule {
     pending: BTreeMap<Operation, Pending>,
     /// An operation that does not end.
     pub(super) hung: Option<Operation>,
+    /// The one that did not, and may now.
+    pub(super) released: Option<Operation>,
 }
 
 impl Schedule {

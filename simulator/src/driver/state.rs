@@ -190,13 +190,15 @@ impl Driver {
         let Some(operation) = self.schedule.choose(wait, &mut self.random) else { return false };
         let Some(pending) = self.schedule.get(operation) else { return false };
         let device = pending.device;
-        let num_launches = self.num_launches + u64::from(matches!(pending.work, Work::Kernel(_)));
-        if num_launches > self.num_launches && self.config.hang_launch == Some(num_launches) {
-            self.schedule.hung = Some(operation);
-            return true;
+        let starts = matches!(pending.work, Work::Kernel(_)) && self.schedule.released != Some(operation);
+        if starts {
+            self.num_launches += 1;
+            if self.config.hang_launch == Some(self.num_launches) {
+                self.schedule.hung = Some(operation);
+                return true;
+            }
         }
         let Some(pending) = self.schedule.take(operation) else { return false };
-        self.num_launches = num_launches;
         self.clock += 1;
         if let Err(misfortune) = self.run(&pending.work, device) {
             self.fail(device, misfortune);

@@ -93,7 +93,7 @@ impl Work {
         let whole = |range: Range| match memory.place(range.address) {
             Place::Live(Space::Device(owner), allocation) if owner == device && allocation.contains(range) => Ok(()),
             Place::Live(Space::Pinned(_), allocation) if allocation.contains(range) => Ok(()),
-            place => Err(Misfortune::illegal_address(format!("{}: {range} is in {place:?}", self.name()))),
+            place => Err(Misfortune::illegal_address(format!("{}: uses {range}, but there is {place}", self.name()))),
         };
         match self {
             Self::Kernel(kernel) => kernel.run(memory, device, model, seed)?,
@@ -157,13 +157,14 @@ impl Kernel {
     fn run(&self, memory: &Memory, device: usize, model: DeviceModel, seed: u64) -> Result<(), Misfortune> {
         for word in self.words() {
             let what = match memory.place(word) {
-                Place::Retired(range) => format!("memory that was freed, {range}"),
-                Place::Live(Space::Device(owner), range) if owner != device => {
-                    format!("memory of device {owner}, {range}")
-                }
+                place @ Place::Retired(_) => place,
+                place @ Place::Live(Space::Device(owner), _) if owner != device => place,
                 _ => continue,
             };
-            return Err(Misfortune::illegal_address(format!("{}: was launched with {what}", self.entry.name)));
+            return Err(Misfortune::illegal_address(format!(
+                "{}: was launched with {what}, on device {device}",
+                self.entry.name
+            )));
         }
         let Self { entry, grid, block, shared_bytes, ref params, .. } = *self;
         let adversary = Adversary::default();

@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::bindings::*;
 
 /// Enough that whatever an order can do shows under some.
-pub const SEEDS: std::ops::Range<u64> = 0..32;
+pub fn seeds() -> std::ops::Range<u64> {
+    0..32
+}
 
 /// The simulator is one for the process, so tests take turns.
 static TURN: Mutex<()> = Mutex::new(());

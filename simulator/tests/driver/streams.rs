@@ -20,15 +20,15 @@ fn two_streams(seed: u64, waits: bool) -> f32 {
 
 #[test]
 fn a_missing_wait_shows_under_some_seeds_and_a_wait_holds_under_all() {
-    assert!(SEEDS.all(|seed| two_streams(seed, true) == 4.0));
-    let without: Vec<f32> = SEEDS.map(|seed| two_streams(seed, false)).collect();
+    assert!(seeds().all(|seed| two_streams(seed, true) == 4.0));
+    let without: Vec<f32> = seeds().map(|seed| two_streams(seed, false)).collect();
     assert!(without.contains(&20.0), "the second stream never came first");
     assert!(without.contains(&4.0), "the first stream never came first");
 }
 
 #[test]
 fn a_stream_keeps_its_order() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let gpu = Gpu::new(seed);
         let (stream, double) = (gpu.stream(), gpu.double_values());
         let [a, b] = [gpu.upload(&[1.0; 70]), gpu.memory(280)];
@@ -61,7 +61,7 @@ fn nothing_is_done_before_somebody_waits_unless_the_device_may_be_prompt() {
 
 #[test]
 fn queries_make_progress_and_say_when_there_is_none_left() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let gpu = Gpu::new(seed);
         let (stream, double, a, event) = (gpu.stream(), gpu.double_values(), gpu.upload(&[1.0]), gpu.event());
         ok(cuEventQuery(event));
@@ -77,7 +77,7 @@ fn queries_make_progress_and_say_when_there_is_none_left() {
 
 #[test]
 fn an_event_marks_what_was_given_before_it_was_last_recorded() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let gpu = Gpu::new(seed);
         let (stream, double, a) = (gpu.stream(), gpu.double_values(), gpu.upload(&[1.0]));
         let [start, end] = [0; 2].map(|_: i32| made(|event| cuEventCreate(event, 0)));
@@ -99,7 +99,7 @@ fn an_event_marks_what_was_given_before_it_was_last_recorded() {
 
 #[test]
 fn the_default_stream_and_blocking_streams_wait_for_each_other() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let gpu = Gpu::new(seed);
         let blocking: usize = made(|stream| cuStreamCreate(stream, 0));
         let (double, a) = (gpu.double_values(), gpu.upload(&[1.0]));
@@ -115,7 +115,7 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
         double.launch(a, b, 1, free);
         gpu.download(b, 1, free)[0]
     };
-    let values: Vec<f32> = SEEDS.map(late).collect();
+    let values: Vec<f32> = seeds().map(late).collect();
     assert!(
         values.iter().any(|value| value.is_nan()),
         "a pageable copy always came before a stream that does not wait"
@@ -125,7 +125,7 @@ fn the_default_stream_and_blocking_streams_wait_for_each_other() {
 
 #[test]
 fn devices_have_streams_of_their_own_and_share_events() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let simulator = Simulator::new();
         assert!(tilesight_simulator_set_devices(2));
         let gpu = Gpu::on(simulator, seed);

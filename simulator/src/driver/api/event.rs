@@ -20,19 +20,21 @@ const MILLISECONDS_PER_OPERATION: f32 = 1e-3;
 impl Driver {
     /// The work that an event marks, with its device.
     fn marked(&mut self, event: usize) -> Result<(usize, Frontier)> {
-        let device = self.current()?;
-        self.outside_of_captures()?;
-        match &self.events.get(event)?.marked {
-            Marked::Nothing => Ok((device, Frontier::new())),
-            Marked::Work(frontier) => Ok((self.events.get(event)?.device, frontier.clone())),
+        let current = self.current()?;
+        let marked = self.events.get(event)?;
+        let marked = match &marked.marked {
+            Marked::Nothing => (current, Frontier::new()),
+            Marked::Work(frontier) => (marked.device, frontier.clone()),
             Marked::Recording(recording) => {
                 let capture = recording.capture;
                 if let Ok(capture) = self.captures.get_mut(capture) {
                     capture.is_valid = false;
                 }
-                Err(Status::ERROR_CAPTURED_EVENT)
+                return Err(Status::ERROR_CAPTURED_EVENT);
             }
-        }
+        };
+        self.outside_of_captures()?;
+        Ok(marked)
     }
 
     /// When an event was reached.

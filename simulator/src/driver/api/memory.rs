@@ -25,7 +25,7 @@ impl Driver {
         match self.memory.place(range.address) {
             Place::Live(Space::Device(owner), allocation) if owner == device && allocation.contains(range) => Ok(range),
             place => {
-                eprintln!("CUDA simulator: {range} are not an allocation's of device {device}: {place:?}");
+                eprintln!("CUDA simulator: {range} are no allocation's of device {device}: there is {place}");
                 Err(Status::ERROR_INVALID_VALUE)
             }
         }
@@ -38,7 +38,7 @@ impl Driver {
             Place::Live(Space::Pinned(_), allocation) if allocation.contains(range) => Ok(Host::Pinned(range)),
             Place::Elsewhere if !address.is_null() => Ok(Host::Pageable(range)),
             place => {
-                eprintln!("CUDA simulator: {range} are not the host's: {place:?}");
+                eprintln!("CUDA simulator: {range} are not the host's: there is {place}");
                 Err(Status::ERROR_INVALID_VALUE)
             }
         }
