@@ -93,9 +93,14 @@ fn targets(file: &Path, architectures: &[Architecture]) -> Vec<String> {
         let machine_code = architectures.iter().map(|of| target(of, "sm"));
         machine_code.chain([target(&PTX, "compute")]).collect()
     } else {
-        let own = architectures.iter().filter(|of| of.specific && Path::new(&of.folder()) == folder);
+        let own = architectures.iter().filter(|of| of.specific && Path::new(&folder_of(of)) == folder);
         own.map(|of| target(of, "sm")).collect()
     }
+}
+
+/// The folder of the kernels that are written for one architecture alone: `sm90`.
+fn folder_of(architecture: &Architecture) -> String {
+    format!("sm{}{}", architecture.major, architecture.minor)
 }
 
 fn hash(inputs: impl Hash) -> String {

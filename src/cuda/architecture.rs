@@ -63,11 +63,6 @@ impl Architecture {
         format!("{major}{minor}{}", if specific { "a" } else { "" })
     }
 
-    /// The folder of kernels written in instructions that only its specific form has.
-    pub fn folder(self) -> String {
-        format!("sm{}{}", self.major, self.minor)
-    }
-
     /// Whether its machine code runs on a device of compute capability `(major, minor)`.
     pub fn runs_on(self, device: (u32, u32)) -> bool {
         let (major, minor) = device;
@@ -107,7 +102,6 @@ mod tests {
         assert_eq!(Architecture::list("sm_80,90"), Err("90"));
         assert_eq!(Architecture::list(""), Err(""));
         assert_eq!(Architecture::join(&[PTX, sm_90a, sm_103]), "sm_80,sm_90a,sm_103");
-        assert_eq!(sm_90a.folder(), "sm90");
     }
 
     #[test]

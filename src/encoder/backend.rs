@@ -12,7 +12,7 @@ use crate::plan::{Capacity, Target};
 
 /// What walks the plans.
 pub(super) enum Backend {
-    Cpu(CpuBackend),
+    Cpu(Box<CpuBackend>),
     #[cfg(feature = "cuda-unversioned")]
     Cuda(CudaBackend),
 }
@@ -55,7 +55,7 @@ impl Backend {
             let found = format!("{:?}", choice.kernels).to_lowercase();
             return Err(InputError::Unavailable { option: "kernels", found, reason }.into());
         }
-        Ok(Self::Cpu(CpuBackend::new(weights, choice.threads)?))
+        Ok(Self::Cpu(Box::new(CpuBackend::new(weights, choice.threads)?)))
     }
 
     #[cfg(feature = "cuda-unversioned")]

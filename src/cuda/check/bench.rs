@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 
 use crate::cuda::driver::{Context, DeviceMemory, Stream};
-use crate::cuda::ops::{Array, Kernels, Launcher, Matrix};
+use crate::cuda::ops::{Kernels, Launcher, Matrix};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
 
@@ -37,11 +37,6 @@ impl<'a> Bench<'a> {
 
     pub(crate) fn launcher(&self) -> Launcher<'a> {
         Launcher::new(self.kernels, self.stream)
-    }
-
-    /// The kernels' element type.
-    pub(crate) fn dtype(&self) -> Dtype {
-        self.kernels.dtype()
     }
 
     /// Streaming multiprocessors of the GPU.
@@ -130,10 +125,5 @@ impl DeviceMatrix {
     /// The matrix as a kernel's argument, with the rows that were asked for and no more: a weight.
     pub(crate) fn values(&self) -> Matrix<'_> {
         Matrix::new(&self.memory, 0, self.shape, self.dtype)
-    }
-
-    /// The matrix' memory as values of one type.
-    pub(crate) fn array<T>(&self) -> Array<'_, T> {
-        Array::new(&self.memory, 0, self.memory.len() / size_of::<T>())
     }
 }

@@ -27,6 +27,9 @@ use super::ops::{self, Kernels};
 pub(crate) use bench::{Bench, DeviceMatrix};
 pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
+/// What a case does on a GPU.
+type Run = dyn Fn(&Bench) -> Result<Finding, CudaError>;
+
 /// One kernel on one shape.
 pub(crate) struct Case {
     /// The kernel's name.
@@ -34,7 +37,7 @@ pub(crate) struct Case {
     /// The shape, and what is odd about it.
     pub(crate) shape: String,
     /// Runs it.
-    pub(crate) run: Box<dyn Fn(&Bench) -> Result<Finding, CudaError>>,
+    pub(crate) run: Box<Run>,
 }
 
 /// How far a kernel's result is from float64.
@@ -44,13 +47,6 @@ pub(crate) struct Finding {
     pub(crate) error: f64,
     /// The most it may be.
     pub(crate) limit: f64,
-}
-
-impl Finding {
-    /// Whether the error is a number within the limit.
-    pub(crate) fn passes(&self) -> bool {
-        self.error <= self.limit
-    }
 }
 
 /// The cases of all kernels for an element type.

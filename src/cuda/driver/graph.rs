@@ -46,14 +46,6 @@ impl Graph {
         Ok(recorded)
     }
 
-    /// How many nodes it has.
-    pub(crate) fn num_nodes(&self) -> Result<usize, CudaError> {
-        let mut count = 0;
-        // SAFETY: without an array the driver writes the number only.
-        check("cuGraphGetNodes", unsafe { sys::cuGraphGetNodes(self.graph, std::ptr::null_mut(), &mut count) })?;
-        Ok(count)
-    }
-
     /// Moves it to the GPU, so that the first launch costs what the others cost.
     pub(crate) fn upload(&self, stream: &Stream) -> Result<(), CudaError> {
         // SAFETY: both live.

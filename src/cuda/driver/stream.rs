@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUevent_flags, CUresult, CUstream_flags};
+use cudarc::driver::sys::{self, CUevent_flags, CUstream_flags};
 
 use super::{Context, check};
 use crate::error::CudaError;
@@ -72,19 +72,11 @@ unsafe impl Send for Event {}
 impl Event {
     /// An event that keeps order and no time.
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, CudaError> {
-        Self::with_flags(context, CUevent_flags::CU_EVENT_DISABLE_TIMING)
-    }
-
-    /// An event that keeps the time, too.
-    pub(crate) fn timed(context: &Arc<Context>) -> Result<Self, CudaError> {
-        Self::with_flags(context, CUevent_flags::CU_EVENT_DEFAULT)
-    }
-
-    fn with_flags(context: &Arc<Context>, flags: CUevent_flags) -> Result<Self, CudaError> {
         context.bind()?;
         let mut handle = std::ptr::null_mut();
+        let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: the pointer is to a live handle; the event is destroyed once, when this is dropped.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut handle, flags as u32) })?;
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
         Ok(Self { handle, context: context.clone() })
     }
 
@@ -99,25 +91,6 @@ impl Event {
         self.context.bind()?;
         // SAFETY: the event lives.
         check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.handle) })
-    }
-
-    /// Whether the work before the last record is done.
-    pub(crate) fn is_done(&self) -> Result<bool, CudaError> {
-        self.context.bind()?;
-        // SAFETY: the event lives.
-        match unsafe { sys::cuEventQuery(self.handle) } {
-            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            status => check("cuEventQuery", status).map(|()| true),
-        }
-    }
-
-    /// Milliseconds from `start` to this; both timed and done.
-    pub(crate) fn milliseconds_since(&self, start: &Event) -> Result<f32, CudaError> {
-        let mut milliseconds = 0.0;
-        // SAFETY: the pointer is to a live number; both events live.
-        let status = unsafe { sys::cuEventElapsedTime_v2(&mut milliseconds, start.handle, self.handle) };
-        check("cuEventElapsedTime", status)?;
-        Ok(milliseconds)
     }
 }
 

@@ -66,11 +66,6 @@ impl Kernels {
         }
         Ok(Self { dtype, functions })
     }
-
-    /// The element type of all.
-    pub(crate) fn dtype(&self) -> Dtype {
-        self.dtype
-    }
 }
 
 /// Gives kernels to a stream.
