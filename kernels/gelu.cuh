@@ -2,7 +2,7 @@
 #pragma once
 #include <ptx.cuh>
 
-// x Phi(x), the erf form, within 4e-6 of its own value for |x| up to 6. x Phi(x) = max(x, 0) - |x| Phi(-|x|), and
+// x Phi(x), the erf form, within 5e-6 of its own value for |x| up to 6. x Phi(x) = max(x, 0) - |x| Phi(-|x|), and
 // Phi(-a) = exp(-a Q(a)) / 2 with Q a polynomial fitted on 0 to 6, beyond which Phi(-a) is below 1e-9 and stays so.
 // Nothing cancels, so the negative tail keeps its relative accuracy; and it takes less than half the instructions of
 // erfcf, which is felt where a block has 32768 elements to finish.
