@@ -165,30 +165,42 @@ __device__ __forceinline__ void add_biases(Scores<Tiling>& scores, float scale, 
     }
 }
 
+// The highest of a row's scores, in each of the four lanes that hold them.
+template <class Tiling>
+__device__ __forceinline__ float highest_score(const float (&scores)[Tiling::KEYS / 8][4], uint32_t half) {
+    float highest = -INFINITY;
+#pragma unroll
+    for (const auto& four : scores) {
+        highest = fmaxf(highest, fmaxf(four[2 * half], four[2 * half + 1]));
+    }
+    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+    return fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+}
+
 // scores = 2^(scale * scores - m), with maxima, totals and sums brought up to date.
 template <class Tiling>
 __device__ __forceinline__ void weigh(Scores<Tiling>& scores, QueryState<Tiling>& state, float scale) {
+    // Of all rows before the first branch: no instruction moves across one, and the rows' shuffles are to overlap.
+    float highest[Tiling::QUERY_TILES][2];
 #pragma unroll
     for (uint32_t tile = 0; tile < Tiling::QUERY_TILES; ++tile) {
 #pragma unroll
         for (uint32_t half = 0; half < 2; ++half) {
-            float highest = -INFINITY;
+            highest[tile][half] = scale * highest_score<Tiling>(scores[tile], half);
+        }
+    }
 #pragma unroll
-            for (auto& four : scores[tile]) {
-                highest = fmaxf(highest, fmaxf(four[2 * half], four[2 * half + 1]));
-            }
-            // Four lanes hold a row.
-            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-            highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-            highest *= scale;
+    for (uint32_t tile = 0; tile < Tiling::QUERY_TILES; ++tile) {
+#pragma unroll
+        for (uint32_t half = 0; half < 2; ++half) {
             float& maximum = state.maxima[tile][half];
             float& total = state.totals[tile][half];
             // A maximum seldom grows after the first blocks; where it stays, the correction is 1. It is never left to lag
             // behind: the largest weight, which decides a peaked row, is 1 and rounds to itself. The first block meets
             // m = -inf, sums of zero and a correction of zero.
-            if (highest > maximum) {
-                const float correction = exp2_approx(maximum - highest);
-                maximum = highest;
+            if (highest[tile][half] > maximum) {
+                const float correction = exp2_approx(maximum - highest[tile][half]);
+                maximum = highest[tile][half];
                 total *= correction;
 #pragma unroll
                 for (auto& four : state.sums[tile]) {
