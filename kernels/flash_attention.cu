@@ -46,6 +46,7 @@ struct FlashAttentionTiling {
     // groups of BANK_GROUPS, so that any chunk of 8 rows lies in 8 different groups of banks.
     static constexpr int BANK_GROUPS = CHUNKS % 8 == 0 ? 8 : CHUNKS % 4 == 0 ? 4 : 2;
     static_assert(CHUNKS % 2 == 0, "chunks that change places stay in their row");
+    static_assert(KEYS % 8 == 0, "a value's chunk has the place of its key's");
 
     // Byte offset of a chunk.
     __device__ static __forceinline__ uint32_t chunk(uint32_t row, uint32_t column) {
@@ -97,8 +98,10 @@ __device__ __forceinline__ void copy_keys(uint32_t stage_row, const typename Til
         const uint32_t row = index / Tiling::CHUNKS;
         const uint32_t column = index % Tiling::CHUNKS;
         const typename Tiling::T* source = keys + (row * stride + 8 * column);
-        copy_chunk<Tiling>(stage_row + row, column, source, row < num_keys);
-        copy_chunk<Tiling>(stage_row + Tiling::KEYS + row, column, source + width, row < num_keys);
+        const uint32_t destination = shared_address(dynamic_shared()) + Tiling::chunk(stage_row + row, column);
+        const uint32_t num_bytes = row < num_keys ? 16 : 0;
+        copy_async(destination, source, num_bytes);
+        copy_async(destination + Tiling::KEYS * Tiling::ROW_BYTES, source + width, num_bytes);
     }
 }
 
