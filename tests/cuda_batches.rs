@@ -179,3 +179,20 @@ fn an_image_beyond_the_budget_of_tiles_finds_room() {
         assert_same_bits("after it", &encode(&mut encoder, std::slice::from_ref(&small)), &before);
     }
 }
+
+/// Whole-context calls of one encoder would spoil what another one records.
+#[test]
+fn encoders_come_and_go_beside_one_that_records() {
+    let pictures = pictures(&config());
+    let choice = Choice::of(Semantics::Torchtune);
+    let expected = alone(&mut choice.encoder(&config()), &pictures);
+    let coming_and_going = std::thread::spawn({
+        let choice = choice.clone();
+        move || (0..4).for_each(|_| drop(choice.encoder(&config())))
+    });
+    while !coming_and_going.is_finished() {
+        // A new encoder knows no shape, and records each.
+        assert_same_bits("beside others", &alone(&mut choice.encoder(&config()), &pictures), &expected);
+    }
+    coming_and_going.join().unwrap();
+}

@@ -1,7 +1,7 @@
 //! The driver, its GPUs, and a context on one.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute};
 
@@ -31,7 +31,16 @@ pub(crate) struct Context {
     device: CUdevice,
     ordinal: usize,
     model: DeviceModel,
+    /// The streams that were made in it through this owner and are alive.
+    streams: Mutex<Vec<StreamHandle>>,
 }
+
+/// A stream's handle: a plain token of the driver.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct StreamHandle(pub(super) sys::CUstream);
+
+// SAFETY: the driver's functions may be called from any thread.
+unsafe impl Send for StreamHandle {}
 
 // SAFETY: a context's handle is a plain token of the driver, whose functions may be called from any thread.
 unsafe impl Send for Context {}
@@ -116,7 +125,7 @@ impl Context {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the pointer is to a live handle; the context is released once, when this is dropped.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut handle, device) })?;
-        let context = Arc::new(Self { handle, device, ordinal, model });
+        let context = Arc::new(Self { handle, device, ordinal, model, streams: Mutex::new(Vec::new()) });
         context.bind()?;
         Ok(context)
     }
@@ -127,11 +136,24 @@ impl Context {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
     }
 
-    /// Waits until the GPU has done all that this process gave it.
+    /// Waits until the GPU has done all that was given to the streams of this owner. Not the whole context: the driver
+    /// forbids that while any stream of the process is being recorded, and would spoil another encoder's recording.
     pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the context is current.
-        check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a stream takes itself off the list, which is held here, before it is destroyed.
+        let wait = |stream: &StreamHandle| check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream.0) });
+        streams.iter().map(wait).fold(Ok(()), Result::and)
+    }
+
+    /// Remembers a stream, for `synchronize`.
+    pub(super) fn add(&self, stream: StreamHandle) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+    }
+
+    /// Forgets a stream that is about to go.
+    pub(super) fn remove(&self, stream: StreamHandle) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != stream);
     }
 
     /// Bytes of the GPU's memory that are free; 0 where the driver does not say.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUevent_flags, CUstream_flags};
 
+use super::context::StreamHandle;
 use super::{Context, check};
 use crate::error::CudaError;
 
@@ -25,6 +26,7 @@ impl Stream {
         let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the pointer is to a live handle; the stream is destroyed once, when this is dropped.
         check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut handle, flags) })?;
+        context.add(StreamHandle(handle));
         Ok(Self { handle, context: context.clone() })
     }
 
@@ -52,9 +54,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // A failure cannot be told from here.
-        let _ = self.context.bind();
-        // SAFETY: created once by `new`, destroyed once here; the driver lets its work end.
+        // A failure cannot be told from here. Its work ends first: what it touches may be freed next.
+        let _ = self.synchronize();
+        self.context.remove(StreamHandle(self.handle));
+        // SAFETY: created once by `new`, destroyed once here, and idle.
         let _ = unsafe { sys::cuStreamDestroy_v2(self.handle) };
     }
 }
