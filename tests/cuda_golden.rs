@@ -2,12 +2,14 @@
 //! type, on every golden case, in both semantics, with every form of the kernels.
 
 mod common;
+mod stored;
 
 use std::collections::BTreeMap;
 
 use common::{Case, difference, golden, read};
+use tilesight::encoder::EncoderBuilder;
 use tilesight::plan::Semantics;
-use tilesight::{Device, Dtype, Encoder, Kernels};
+use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels};
 
 const FORMS: [Kernels; 2] = [Kernels::Portable, Kernels::Cublas];
 
@@ -58,15 +60,19 @@ fn recorded() -> Vec<Recorded> {
 }
 
 fn encoder(set: &str, semantics: Semantics, dtype: Dtype, kernels: Kernels) -> Encoder {
-    let mut builder = Encoder::builder();
-    if let Some(weights) = set.strip_prefix("resize/") {
-        // The weights of another size of tiles: loading resizes the tables.
-        let config = tilesight::EncoderConfig::from_file(&golden(set).join("config.json")).unwrap();
-        builder = builder.model(golden(weights)).config(config);
-    } else {
-        builder = builder.model(golden(set));
-    }
-    builder.semantics(semantics).device(Device::Cuda(vec![0])).dtype(dtype).kernels(kernels).build().unwrap()
+    let build = |builder: EncoderBuilder| {
+        builder.semantics(semantics).device(Device::Cuda(vec![0])).dtype(dtype).kernels(kernels).build().unwrap()
+    };
+    let Some(weights) = set.strip_prefix("resize/") else { return build(Encoder::builder().model(golden(set))) };
+    // The weights of another size of tiles: loading resizes the tables, in the type they are stored in. The reference and
+    // torch's errors are of tables that no bf16 file has rounded.
+    let config = EncoderConfig::from_file(&golden(set).join("config.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let stored = stored::read_weights(&golden(weights).join("model.safetensors"));
+    let wide = stored.iter().map(|(name, stored)| (name.clone(), stored.cast(safetensors::Dtype::F32)));
+    stored::write(&wide.collect(), &path);
+    build(Encoder::builder().model(path).config(config))
 }
 
 /// Squared distance from the reference, of ours and of torch's result, and the reference's own square: what relative
