@@ -163,6 +163,22 @@ fn what_an_observer_sees_ends_in_what_the_graph_gives() {
 }
 
 #[test]
+fn an_observer_may_use_another_gpu() {
+    let picture = &pictures(&config())[..1];
+    for kernels in [Kernels::Portable, Kernels::Cublas] {
+        let choice = Choice { kernels, ..Choice::of(Semantics::Torchtune) };
+        let mut encoder = choice.encoder(&config());
+        let expected = encode(&mut encoder, picture);
+        let mut other = Choice { gpus: vec![1], ..choice }.encoder(&config());
+        let other_picture = picture.to_vec();
+        encoder.observe(move |_| {
+            other.encode_tiles(&other_picture).unwrap();
+        });
+        assert_same_bits("beside another GPU", &encode(&mut encoder, picture), &expected);
+    }
+}
+
+#[test]
 fn an_image_beyond_the_budget_of_tiles_finds_room() {
     let config = config();
     let pixels = noise(4 * config.tile_len(), 3);

@@ -191,6 +191,8 @@ impl Replica {
             lowering.step(step)?;
             let values = lowering.written(step, &self.slots[0].embeddings)?;
             observer(&plan, step, &values);
+            // Whoever looks may use another GPU meanwhile.
+            self.context.bind()?;
         }
         let len = plan.capacity.output_rows * self.config.decoder_embed_dim;
         self.slots[0].download(len, self.target.precision.activations, &self.streams)?;
@@ -258,11 +260,9 @@ impl Replica {
         result
     }
 
-    /// Ends whatever is under way and forgets it.
+    /// Ends whatever is under way and forgets it. Where not even that can be waited for, memory must not be used again.
     pub(super) fn abandon(&mut self) {
-        if let Err(error) = self.context.synchronize()
-            && error.is_fatal()
-        {
+        if let Err(error) = self.context.synchronize() {
             self.lost.get_or_insert_with(|| error.to_string());
         }
         self.slots.iter_mut().for_each(Slot::abandon);
