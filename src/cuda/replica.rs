@@ -71,11 +71,12 @@ impl Replica {
     ) -> Result<Self, Error> {
         let context = Context::new(ordinal)?;
         require_architecture(&context)?;
+        // A capacity that no memory holds is refused before the weights travel.
+        let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
         let kernels = Kernels::load(&context, target.precision.activations, ops::all())?;
         let streams = Streams::new(&context)?;
         let cublas = if target.form == Form::Cublas { Some(Cublas::new(&context)?) } else { None };
         let weights = DeviceWeights::load(weights, config, target, Launcher::new(&kernels, &streams.compute))?;
-        let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
         let arena = DeviceMemory::new(&context, arena_bytes, "the arena")?;
         let (slots, descriptor) = rooms(&context, config, capacity, target)?;
         Ok(Self {
