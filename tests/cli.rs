@@ -230,6 +230,9 @@ fn bad_data_is_1_and_is_named() {
     fails(1, "model hub: owner/name", &[&"encode", &"--model", &"owner/name", &a]);
     fails(1, "no preset", &[&"random", &"--preset", &"12b", &"--output", &folder.path()]);
     fails(1, "f32", &[&"encode", &a, &"--dtype", &"bf16"]);
+    fails(1, "bf16 or fp16", &[&"plan", &"--preset", &"11b", &"--device", &"cuda", &"--dtype", &"f32"]);
+    fails(1, "computes in f32", &[&"check", &"--device", &"cpu", &"--dtype", &"bf16"]);
+    fails(1, "only GPUs", &[&"check", &"--device", &"cpu", &"--only", &"kernels"]);
     fails(1, "aspect ratio", &[&"plan", &"--preset", &"11b", &"--tiles", &"5x1"]);
     let model = golden("tiny/model.safetensors");
     fails(1, "no tensor called images", &[&"encode", &"--model", &golden("tiny"), &"--pixels", &model]);

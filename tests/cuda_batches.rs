@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::noise;
+use common::{difference, noise};
 use tilesight::checkpoint::{RandomWeights, demo_config};
+use tilesight::encoder::EncoderBuilder;
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Pixels};
@@ -44,7 +45,7 @@ impl Choice {
         Self { semantics, dtype: Dtype::Bf16, kernels: Kernels::Portable, gpus: vec![0], max_batch_tiles: 64 }
     }
 
-    fn encoder(&self, config: &EncoderConfig) -> Encoder {
+    fn builder(&self, config: &EncoderConfig) -> EncoderBuilder {
         Encoder::builder()
             .checkpoint(RandomWeights::new(config, Dtype::Bf16, 5).unwrap().in_memory())
             .config(config.clone())
@@ -53,8 +54,10 @@ impl Choice {
             .dtype(self.dtype)
             .kernels(self.kernels)
             .max_batch_tiles(self.max_batch_tiles)
-            .build()
-            .unwrap()
+    }
+
+    fn encoder(&self, config: &EncoderConfig) -> Encoder {
+        self.builder(config).build().unwrap()
     }
 }
 
@@ -160,6 +163,65 @@ fn what_an_observer_sees_ends_in_what_the_graph_gives() {
         assert!(values.iter().all(|x| x.is_finite()), "{name} left something unwritten");
     }
     assert_eq!(trace.steps["projection"], expected.concat());
+}
+
+#[test]
+fn an_observer_may_use_another_gpu() {
+    let picture = &pictures(&config())[..1];
+    for kernels in [Kernels::Portable, Kernels::Cublas] {
+        let choice = Choice { kernels, ..Choice::of(Semantics::Torchtune) };
+        let mut encoder = choice.encoder(&config());
+        let expected = encode(&mut encoder, picture);
+        let mut other = Choice { gpus: vec![1], ..choice }.encoder(&config());
+        let other_picture = picture.to_vec();
+        encoder.observe(move |_| {
+            other.encode_tiles(&other_picture).unwrap();
+        });
+        assert_same_bits("beside another GPU", &encode(&mut encoder, picture), &expected);
+    }
+}
+
+/// Models and batches at the edges of what there may be: against the CPU, whose answers are held against torch's.
+#[test]
+fn the_oddest_models_agree_with_the_cpu() {
+    let models = [
+        (
+            "no layers",
+            EncoderConfig { clip_num_layers: 0, num_layers_projection: 0, clip_hidden_states: vec![], ..config() },
+        ),
+        ("no gated layers", EncoderConfig { num_layers_projection: 0, clip_hidden_states: vec![0, 2], ..config() }),
+        ("no hidden states", EncoderConfig { clip_hidden_states: vec![], ..config() }),
+        ("one tile", EncoderConfig { max_num_tiles: 1, ..config() }),
+        ("heads of one channel", EncoderConfig { num_heads: 3, clip_embed_dim: 3, decoder_embed_dim: 1, ..config() }),
+        ("one patch", EncoderConfig { tile_size: 20, in_channels: 1, ..config() }),
+    ];
+    for (name, config) in models {
+        for semantics in BOTH {
+            // In torchtune's semantics copies of a padding tile that lie apart, read and computed once each.
+            let num_tiles = if semantics == Semantics::Meta { config.max_num_tiles } else { 7 };
+            let tile = |number: u64| noise(config.tile_len(), number);
+            let pixels: Vec<f32> = [0, 1, 2, 1, 3, 2, 4][..num_tiles].iter().flat_map(|number| tile(*number)).collect();
+            let shape = [1, 1, num_tiles, config.in_channels, config.tile_size, config.tile_size];
+            let pixels = Pixels { images: &pixels, shape, aspect_ratio: Some(&[[1, 1]]) };
+            let choice = Choice { max_batch_tiles: 1, ..Choice::of(semantics) };
+            let expected = choice
+                .builder(&config)
+                .device(Device::Cpu)
+                .dtype(Dtype::F32)
+                .kernels(Kernels::Auto)
+                .build()
+                .unwrap()
+                .encode_pixels(&pixels);
+            let expected: Vec<f64> = expected.unwrap().embeddings.into_iter().map(f64::from).collect();
+            for kernels in [Kernels::Portable, Kernels::Cublas] {
+                let mut encoder = Choice { kernels, ..choice.clone() }.encoder(&config);
+                let found = encoder.encode_pixels(&pixels).unwrap();
+                let error = difference(&found.embeddings, &expected).frobenius;
+                println!("{name}, {semantics}, {kernels:?}: {error:.2e}");
+                assert!(error < 0.01, "{name}, {semantics}, {kernels:?}: {error:.2e}");
+            }
+        }
+    }
 }
 
 #[test]

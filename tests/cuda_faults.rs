@@ -19,6 +19,7 @@ use tilesight::{Device, Dtype, Encoder, EncoderConfig, Error, Kernels};
 
 const INVALID_VALUE: u32 = 1;
 const OUT_OF_MEMORY: u32 = 2;
+const NO_DEVICE: u32 = 100;
 const LAUNCH_FAILED: u32 = 719;
 const UNKNOWN: u32 = 999;
 
@@ -219,6 +220,30 @@ fn memory_that_is_not_there_is_named() {
     assert_eq!(simulator.num_alive(), 0);
     simulator.call1("tilesight_simulator_set_memory", 1 << 32);
     encode(&mut build(Kernels::Portable).unwrap()).unwrap();
+}
+
+#[test]
+fn a_machine_without_a_gpu_says_so() {
+    let simulator = Simulator::new();
+    simulator.fail_function(Some("cuInit"), NO_DEVICE);
+    let error = cuda(build(Kernels::Portable).map(|_| ()).unwrap_err());
+    assert_eq!(error, CudaError::NoDevice { ordinal: 0, found: 0 });
+    assert_eq!(Encoder::builder().demo().build().unwrap().device(), "cpu");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_waited_for_is_lost() {
+    let simulator = Simulator::new();
+    let mut encoder = build(Kernels::Portable).unwrap();
+    encode(&mut encoder).unwrap();
+    // A batch fails on its way, and then what is under way cannot be waited for.
+    simulator.fail_function(Some("cuStreamSynchronize"), UNKNOWN);
+    simulator.fail_call(simulator.num_calls() + 5, INVALID_VALUE);
+    let error = cuda(encode(&mut encoder).unwrap_err());
+    assert!(!error.is_fatal(), "{error}");
+    simulator.fail_function(None, 0);
+    let error = cuda(encode(&mut encoder).unwrap_err());
+    assert!(matches!(error, CudaError::Lost { .. }), "{error}");
 }
 
 #[test]

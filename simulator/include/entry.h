@@ -1,4 +1,6 @@
 // What the build script puts after a kernel's file, once for each entry point.
+//
+// Params whose values fill all their bytes do not end in padding; nor do some of those with floats, which have two zeros.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -8,18 +10,20 @@ struct SimulatorEntry {
     void (*function)(const void* params);
     uint64_t params_bytes;
     uint32_t max_threads;
+    uint32_t may_end_in_padding;
 };
 
 constexpr uint32_t simulator_max_threads(uint32_t max_threads, uint32_t = 0, uint32_t = 0) {
     return max_threads;
 }
 
-#define SIMULATOR_ENTRY(symbol, Params, ...)                                      \
-    static void simulator_run_##symbol(const void* bytes) {                       \
-        Params params;                                                            \
-        memcpy(&params, bytes, sizeof params);                                    \
-        simulator_kernel_##symbol(params);                                        \
-    }                                                                             \
-    extern "C" const SimulatorEntry simulator_entry_##symbol;                     \
-    const SimulatorEntry simulator_entry_##symbol = {                             \
-        simulator_run_##symbol, sizeof(Params), simulator_max_threads(__VA_ARGS__)};
+#define SIMULATOR_ENTRY(symbol, Params, ...)                                        \
+    static void simulator_run_##symbol(const void* bytes) {                         \
+        Params params;                                                              \
+        memcpy(&params, bytes, sizeof params);                                      \
+        simulator_kernel_##symbol(params);                                          \
+    }                                                                               \
+    extern "C" const SimulatorEntry simulator_entry_##symbol;                       \
+    const SimulatorEntry simulator_entry_##symbol = {                               \
+        simulator_run_##symbol, sizeof(Params), simulator_max_threads(__VA_ARGS__), \
+        !__has_unique_object_representations(Params)};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::model::DtypeName;
 use super::{golden, progress, table};
 use crate::dtype::Dtype;
-use crate::encoder::{Device, Kernels};
+use crate::encoder::{Device, Kernels, require_dtype};
 use crate::error::{Error, InputError, Result};
 
 /// Check this build on this machine: every kernel against float64, then whole encoders against golden data
@@ -72,9 +72,10 @@ struct Line {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let report = arguments.json.as_ref().map(|path| File::create(path).map_err(Error::io(path))).transpose()?;
     let (device, name) = arguments.resolve()?;
+    let dtypes = arguments.dtypes(&device)?;
     println!("device: {name}");
     let mut lines = Vec::new();
-    for dtype in arguments.dtypes(&device) {
+    for dtype in dtypes {
         if arguments.only != Some(Part::Encoders) {
             check_kernels(&device, dtype, &mut lines)?;
         }
@@ -121,11 +122,17 @@ impl Arguments {
         }
     }
 
-    fn dtypes(&self, device: &Device) -> Vec<Dtype> {
-        match (self.dtype, device) {
-            (Some(dtype), _) => vec![dtype.into()],
-            (None, Device::Cuda(_)) => vec![Dtype::Bf16, Dtype::F16],
-            (None, Device::Auto | Device::Cpu) => vec![Dtype::F32],
+    /// The element types to check in, on the device that was resolved.
+    fn dtypes(&self, device: &Device) -> Result<Vec<Dtype>> {
+        let on_gpu = matches!(device, Device::Cuda(_));
+        if !on_gpu && self.only == Some(Part::Kernels) {
+            let reason = "only GPUs have kernels to check by themselves";
+            return Err(InputError::Unavailable { option: "only", found: "kernels".to_string(), reason }.into());
+        }
+        match (self.dtype.map(Dtype::from), on_gpu) {
+            (Some(dtype), _) => require_dtype(dtype, on_gpu).map(|()| vec![dtype]),
+            (None, true) => Ok(vec![Dtype::Bf16, Dtype::F16]),
+            (None, false) => Ok(vec![Dtype::F32]),
         }
     }
 

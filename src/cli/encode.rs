@@ -13,7 +13,7 @@ use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture};
 use super::pixels::PixelFile;
 use super::{progress, table};
-use crate::encoder::Encoder;
+use crate::encoder::{Device, Encoder};
 use crate::error::{Error, Result};
 
 /// Encode pictures, or a pixel tensor, into embeddings
@@ -54,14 +54,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let create = |path| -> Result<_> { Ok((path, File::create(path).map_err(Error::io(path))?)) };
     let report = arguments.json.as_ref().map(create).transpose()?;
     let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let batches_at_once = batches_at_once(&arguments.computing.device, on_gpu(&encoder));
+    let tiles_at_once = arguments.computing.max_batch_tiles.saturating_mul(batches_at_once);
     let mut seconds = Vec::new();
     for run in 0..arguments.repeat.get() {
         let output = output.as_mut().filter(|_| run == 0);
         seconds.push(match &arguments.pixels {
             Some(file) => encode_pixels(&mut encoder, &PixelFile::read(file)?, output)?,
-            None => {
-                encode_pictures(&mut encoder, &arguments.images, arguments.computing.max_batch_tiles, output, run == 0)?
-            }
+            None => encode_pictures(&mut encoder, &arguments.images, tiles_at_once, output, run == 0)?,
         });
     }
     if let Some(output) = output {
@@ -99,11 +99,25 @@ fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Ou
     Ok(seconds)
 }
 
-/// Encodes pictures in batches, writing each batch when it is done.
+/// Whether GPUs compute; the CPU does it in f32, and they never do.
+fn on_gpu(encoder: &Encoder) -> bool {
+    encoder.precision().activations != crate::Dtype::F32
+}
+
+/// Batches that are read and encoded in one call: one on the CPU; on GPUs two for each, which computes one while it
+/// fetches the other. Their embeddings are held until they are written.
+fn batches_at_once(device: &Device, on_gpu: bool) -> usize {
+    match device {
+        Device::Cuda(ordinals) => 2 * ordinals.len(),
+        Device::Auto | Device::Cpu => 1 + usize::from(on_gpu),
+    }
+}
+
+/// Encodes pictures, so many tiles in a call, and writes what a call gives when it is done.
 fn encode_pictures(
     encoder: &mut Encoder,
     paths: &[PathBuf],
-    max_batch_tiles: usize,
+    tiles_at_once: usize,
     mut output: Option<&mut Output>,
     show: bool,
 ) -> Result<f64> {
@@ -125,7 +139,7 @@ fn encode_pictures(
     }
     let bar = step_bar(encoder);
     let mut lines = Vec::with_capacity(pictures.len());
-    for batch in pictures::batches(&pictures, max_batch_tiles) {
+    for batch in pictures::batches(&pictures, tiles_at_once) {
         let (first, last) = (lines.len() + 1, lines.len() + batch.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
         let encodings = encoder.encode_tiles(&pictures::tiles(batch, &preprocessor)?)?;
@@ -179,7 +193,7 @@ fn metadata(encoder: &Encoder, preprocess: Option<&str>) -> Vec<(&'static str, S
 /// shows which images are under way.
 fn step_bar(encoder: &mut Encoder) -> ProgressBar {
     let bar = progress::bar(0, "encoding");
-    if encoder.precision().activations != crate::Dtype::F32 {
+    if on_gpu(encoder) {
         return bar;
     }
     let steps = bar.clone();
@@ -198,4 +212,17 @@ fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_gpu_gets_a_batch_and_the_next_one() {
+        assert_eq!(batches_at_once(&Device::Cpu, false), 1);
+        assert_eq!(batches_at_once(&Device::Auto, false), 1);
+        assert_eq!(batches_at_once(&Device::Auto, true), 2);
+        assert_eq!(batches_at_once(&Device::Cuda(vec![1, 0]), true), 4);
+    }
 }

@@ -9,7 +9,7 @@ use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
-use crate::encoder::{Device, Kernels};
+use crate::encoder::{Device, Kernels, require_dtype};
 use crate::error::Result;
 use crate::plan::{BatchShape, Form, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
 
@@ -63,12 +63,14 @@ impl FromStr for Grid {
 }
 
 impl Arguments {
-    fn target(&self, stored: Dtype) -> Target {
-        match (&self.device, self.kernels) {
-            (Device::Auto | Device::Cpu, _) => Target::cpu(stored),
-            (Device::Cuda(_), Kernels::Auto | Kernels::Portable) => Target::cuda(self.dtype.into(), Form::Portable),
-            (Device::Cuda(_), Kernels::Cublas) => Target::cuda(self.dtype.into(), Form::Cublas),
-        }
+    fn target(&self, stored: Dtype) -> Result<Target> {
+        let form = match (&self.device, self.kernels) {
+            (Device::Auto | Device::Cpu, _) => return Ok(Target::cpu(stored)),
+            (Device::Cuda(_), Kernels::Auto | Kernels::Portable) => Form::Portable,
+            (Device::Cuda(_), Kernels::Cublas) => Form::Cublas,
+        };
+        require_dtype(self.dtype.into(), true)?;
+        Ok(Target::cuda(self.dtype.into(), form))
     }
 }
 
@@ -112,7 +114,7 @@ fn build(
     };
     let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
-    Plan::build(config, &BatchShape { images }, arguments.target(weights))
+    Plan::build(config, &BatchShape { images }, arguments.target(weights)?)
 }
 
 fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {

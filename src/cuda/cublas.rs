@@ -1,4 +1,5 @@
-//! Matrix products by cuBLASLt: the baseline's. Layouts and algorithm are chosen once for a shape and used ever after.
+//! Matrix products by cuBLASLt: the baseline's. Layouts and algorithm are chosen when a product is recorded; replaying
+//! the graph chooses nothing.
 
 use std::ffi::c_void;
 use std::sync::Arc;

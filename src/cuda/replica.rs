@@ -71,11 +71,12 @@ impl Replica {
     ) -> Result<Self, Error> {
         let context = Context::new(ordinal)?;
         require_architecture(&context)?;
+        // A capacity that no memory holds is refused before the weights travel.
+        let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
         let kernels = Kernels::load(&context, target.precision.activations, ops::all())?;
         let streams = Streams::new(&context)?;
         let cublas = if target.form == Form::Cublas { Some(Cublas::new(&context)?) } else { None };
         let weights = DeviceWeights::load(weights, config, target, Launcher::new(&kernels, &streams.compute))?;
-        let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
         let arena = DeviceMemory::new(&context, arena_bytes, "the arena")?;
         let (slots, descriptor) = rooms(&context, config, capacity, target)?;
         Ok(Self {
@@ -191,6 +192,8 @@ impl Replica {
             lowering.step(step)?;
             let values = lowering.written(step, &self.slots[0].embeddings)?;
             observer(&plan, step, &values);
+            // Whoever looks may use another GPU meanwhile.
+            self.context.bind()?;
         }
         let len = plan.capacity.output_rows * self.config.decoder_embed_dim;
         self.slots[0].download(len, self.target.precision.activations, &self.streams)?;
@@ -258,11 +261,9 @@ impl Replica {
         result
     }
 
-    /// Ends whatever is under way and forgets it.
+    /// Ends whatever is under way and forgets it. Where not even that can be waited for, memory must not be used again.
     pub(super) fn abandon(&mut self) {
-        if let Err(error) = self.context.synchronize()
-            && error.is_fatal()
-        {
+        if let Err(error) = self.context.synchronize() {
             self.lost.get_or_insert_with(|| error.to_string());
         }
         self.slots.iter_mut().for_each(Slot::abandon);

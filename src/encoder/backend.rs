@@ -1,6 +1,6 @@
 //! The backend that an encoder's options come to.
 
-use super::{Device, Kernels};
+use super::{Device, Kernels, require_dtype};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
@@ -46,10 +46,7 @@ impl Backend {
     }
 
     fn on_cpu(choice: &Choice, weights: VisionWeights) -> Result<Self> {
-        if let Some(dtype) = choice.dtype.filter(|dtype| *dtype != Dtype::F32) {
-            let reason = "the CPU computes in f32; weights may be stored in bf16 or fp16";
-            return Err(InputError::Unavailable { option: "dtype", found: dtype.to_string(), reason }.into());
-        }
+        require_dtype(choice.dtype.unwrap_or(Dtype::F32), false)?;
         if choice.kernels != Kernels::Auto {
             let reason = "they run on GPUs, and this encoder computes on the CPU";
             let found = format!("{:?}", choice.kernels).to_lowercase();
@@ -70,16 +67,10 @@ impl Backend {
         if ordinals.is_empty() {
             return Err(InputError::Empty { name: "GPUs" }.into());
         }
-        let dtype = match choice.dtype {
-            Some(Dtype::F32) => {
-                let reason = "GPUs compute in bf16 or fp16";
-                return Err(InputError::Unavailable { option: "dtype", found: Dtype::F32.to_string(), reason }.into());
-            }
-            Some(dtype) => dtype,
-            // The stored type where a GPU computes in it; of f32, what keeps its range.
-            None if weights.projection.weight.dtype() == Dtype::F16 => Dtype::F16,
-            None => Dtype::Bf16,
-        };
+        // The stored type where a GPU computes in it; of f32, what keeps its range.
+        let stored = weights.projection.weight.dtype();
+        let dtype = choice.dtype.unwrap_or(if stored == Dtype::F16 { Dtype::F16 } else { Dtype::Bf16 });
+        require_dtype(dtype, true)?;
         let form = match choice.kernels {
             Kernels::Auto | Kernels::Portable => Form::Portable,
             Kernels::Cublas => Form::Cublas,

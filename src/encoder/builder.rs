@@ -100,8 +100,8 @@ impl EncoderBuilder {
         self
     }
 
-    /// The most tiles that are computed together; an image with more goes alone. Bounds the working memory, and
-    /// changes no result. Default: 8.
+    /// The most tiles that are computed together; an image with more goes alone. Bounds the working memory, which a GPU
+    /// takes when the encoder is built, and changes no result. Default: 8.
     pub fn max_batch_tiles(mut self, tiles: usize) -> Self {
         self.max_batch_tiles = Some(tiles);
         self
@@ -118,7 +118,9 @@ impl EncoderBuilder {
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint), [`Error::Config`](crate::Error::Config),
     /// [`Error::Io`](crate::Error::Io), [`Error::Threads`](crate::Error::Threads),
-    /// [`Error::Cuda`](crate::Error::Cuda); [`InputError::Unavailable`] where the device cannot compute in the element type, or no model was named.
+    /// [`Error::Cuda`](crate::Error::Cuda); [`InputError::Unavailable`] where the device cannot compute in the element
+    /// type or with the kernels, or no model was named; [`InputError::OutOfMemory`] where
+    /// [`max_batch_tiles`](Self::max_batch_tiles) is beyond what a GPU could have.
     pub fn build(mut self) -> Result<Encoder> {
         let checkpoint = match self.model {
             Some(Model::Path(path)) => Checkpoint::open(&path)?,

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::dtype::Dtype;
 use crate::error::{InputError, Result};
 
 /// A device, as `--device` names it.
@@ -28,6 +29,19 @@ pub enum Kernels {
     /// cuBLASLt's products with kernels before and after: the baseline. Needs libcublasLt on the machine. Results are the
     /// same from run to run, but may depend on what else is in the batch.
     Cublas,
+}
+
+/// What is computed in where: f32 on the CPU, 16 bits on GPUs.
+///
+/// # Errors
+/// [`InputError::Unavailable`].
+pub(crate) fn require_dtype(dtype: Dtype, on_gpu: bool) -> Result<()> {
+    let reason = match (on_gpu, dtype) {
+        (false, Dtype::F32) | (true, Dtype::Bf16 | Dtype::F16) => return Ok(()),
+        (false, _) => "the CPU computes in f32; weights may be stored in bf16 or fp16",
+        (true, _) => "GPUs compute in bf16 or fp16",
+    };
+    Err(InputError::Unavailable { option: "dtype", found: dtype.to_string(), reason }.into())
 }
 
 impl FromStr for Device {

@@ -12,6 +12,7 @@ use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
 use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
+pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels};
 pub use pixels::{PixelEncodings, Pixels};
 

@@ -57,8 +57,10 @@ pub enum CudaError {
         /// Bytes asked for.
         bytes: u64,
     },
-    /// A weight's value is beyond the element type.
-    #[error("{tensor} holds {count} values that {dtype} cannot hold: use another element type")]
+    /// A weight's value is beyond the element type, or no number in the first place.
+    #[error(
+        "{tensor} holds {count} values that are not finite in {dtype}: use another element type, or mend the weights"
+    )]
     WeightOverflow {
         /// The tensor.
         tensor: String,

@@ -149,9 +149,14 @@ impl Work {
 }
 
 impl Kernel {
-    /// Whatever may be a pointer among the params.
+    /// Whatever may be a pointer among the params. A last word that is half padding is none, but may look like one: the
+    /// stack is full of upper halves of addresses.
     fn words(&self) -> impl Iterator<Item = u64> {
-        self.params.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes)
+        let padding = if self.entry.may_end_in_padding { 8 } else { 0 };
+        self.params[..self.params.len() - padding]
+            .chunks_exact(8)
+            .filter_map(|word| word.try_into().ok())
+            .map(u64::from_ne_bytes)
     }
 
     fn run(&self, memory: &Memory, device: usize, model: DeviceModel, seed: u64) -> Result<(), Misfortune> {

@@ -14,6 +14,8 @@ pub struct Entry {
     pub compute_capability: (u32, u32),
     /// Size of its one parameter, a struct.
     pub params_bytes: usize,
+    /// Whether its last bytes may be padding, which holds whatever was there before; if so they are no pointer.
+    pub may_end_in_padding: bool,
     /// Threads of a block at most: the first argument of `__launch_bounds__`.
     pub max_threads: u32,
     /// Runs it as the current thread with a copy of the struct.
@@ -26,6 +28,7 @@ struct EntryRecord {
     function: unsafe extern "C" fn(*const c_void),
     params_bytes: u64,
     max_threads: u32,
+    may_end_in_padding: u32,
 }
 
 /// An entry as the build script lists it.
@@ -45,8 +48,9 @@ pub fn entries() -> &'static [Entry] {
 }
 
 fn describe(&Source { name, module, compute_capability, record }: &Source) -> Entry {
-    let &EntryRecord { function, params_bytes, max_threads } = record();
-    Entry { name, module, compute_capability, params_bytes: params_bytes as usize, max_threads, function }
+    let &EntryRecord { function, params_bytes, max_threads, may_end_in_padding } = record();
+    let (params_bytes, may_end_in_padding) = (params_bytes as usize, may_end_in_padding != 0);
+    Entry { name, module, compute_capability, params_bytes, may_end_in_padding, max_threads, function }
 }
 
 /// The entry of that name, the portable one where others have the same.

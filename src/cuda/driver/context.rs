@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute};
+use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult};
 
 use super::check;
 use crate::error::CudaError;
@@ -44,18 +44,23 @@ unsafe impl Send for StreamHandle {}
 
 // SAFETY: a context's handle is a plain token of the driver, whose functions may be called from any thread.
 unsafe impl Send for Context {}
-// SAFETY: as above; nothing here is mutable.
+// SAFETY: as above; what changes is behind a lock.
 unsafe impl Sync for Context {}
 
-/// Loads and starts the driver; returns CUDA's version as it reports it.
-fn start() -> Result<u32, CudaError> {
+/// Loads and starts the driver; returns how many GPUs it has.
+fn start() -> Result<c_int, CudaError> {
     // The bindings panic at a missing library; so look first.
     // SAFETY: loading the driver's library runs its initialisers only.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
     }
     // SAFETY: 0 is the only value the flags may have.
-    check("cuInit", unsafe { sys::cuInit(0) })?;
+    let status = unsafe { sys::cuInit(0) };
+    // Without a GPU, or with all of them hidden by CUDA_VISIBLE_DEVICES, the driver does not start.
+    if status == CUresult::CUDA_ERROR_NO_DEVICE {
+        return Ok(0);
+    }
+    check("cuInit", status)?;
     let mut version: c_int = 0;
     // SAFETY: the pointer is to a live integer.
     check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
@@ -63,16 +68,15 @@ fn start() -> Result<u32, CudaError> {
     if found < LEAST_VERSION {
         return Err(CudaError::OldDriver { found, needed: LEAST_VERSION });
     }
-    Ok(found)
+    let mut count: c_int = 0;
+    // SAFETY: the pointer is to a live integer.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    Ok(count)
 }
 
 /// The GPUs of this machine.
 pub(crate) fn list_devices() -> Result<Vec<DeviceModel>, CudaError> {
-    start()?;
-    let mut count: c_int = 0;
-    // SAFETY: the pointer is to a live integer.
-    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
-    (0..count).map(|ordinal| model(device(ordinal)?)).collect()
+    (0..start()?).map(|ordinal| model(device(ordinal)?)).collect()
 }
 
 /// The driver's handle of a GPU.
@@ -114,10 +118,7 @@ impl Context {
     /// [`CudaError::NoDriver`], [`OldDriver`](CudaError::OldDriver), [`NoDevice`](CudaError::NoDevice),
     /// [`Driver`](CudaError::Driver).
     pub(crate) fn new(ordinal: usize) -> Result<Arc<Self>, CudaError> {
-        start()?;
-        let mut found: c_int = 0;
-        // SAFETY: the pointer is to a live integer.
-        check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut found) })?;
+        let found = start()?;
         let number = c_int::try_from(ordinal).ok().filter(|number| *number < found);
         let number = number.ok_or(CudaError::NoDevice { ordinal, found: found.unsigned_abs() as usize })?;
         let device = device(number)?;

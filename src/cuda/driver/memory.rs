@@ -118,13 +118,13 @@ impl PinnedMemory {
         Ok(Self { pointer, bytes, context: context.clone() })
     }
 
-    /// The memory. The caller knows that no copy from or to it is under way.
+    /// The memory. What a copy under way touches is left alone, as whoever started it has promised.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the allocation is `bytes` long, initialised, and borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.bytes) }
     }
 
-    /// The memory, to write. The caller knows that no copy from or to it is under way.
+    /// The memory, to write; likewise.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the allocation is `bytes` long, initialised, and borrowed with `self`.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.bytes) }
@@ -133,7 +133,7 @@ impl PinnedMemory {
     /// Starts a copy of the bytes `range` to `offset` of `to`.
     ///
     /// # Safety
-    /// Until `stream` has done the copy, nobody writes or drops this memory or drops `to`.
+    /// Until `stream` has done the copy, nobody writes these bytes, and nobody drops this memory or `to`.
     pub(crate) unsafe fn upload(
         &self,
         range: Range<usize>,
@@ -152,7 +152,7 @@ impl PinnedMemory {
     /// Starts a copy of `len` bytes from `offset` of `from` to the front of this memory.
     ///
     /// # Safety
-    /// Until `stream` has done the copy, nobody reads, writes or drops this memory or drops `from`.
+    /// Until `stream` has done the copy, nobody reads or writes these bytes, and nobody drops this memory or `from`.
     pub(crate) unsafe fn download(
         &mut self,
         from: &DeviceMemory,
