@@ -116,7 +116,10 @@ impl Arguments {
             #[cfg(not(feature = "cuda-unversioned"))]
             Device::Auto => Ok((Device::Cpu, "cpu (this build has no CUDA)".to_string())),
             Device::Cuda(_) => {
-                let reason = "check takes one GPU, in a build with --features cuda";
+                let reason = match cfg!(feature = "cuda-unversioned") {
+                    true => "check takes one GPU at a time",
+                    false => "this build has no CUDA: build it with --features cuda",
+                };
                 Err(InputError::Unavailable { option: "device", found: self.device.to_string(), reason }.into())
             }
         }

@@ -181,6 +181,7 @@ fn metadata(encoder: &Encoder, preprocess: Option<&str>) -> Vec<(&'static str, S
     let mut metadata = vec![
         ("tilesight_version", env!("CARGO_PKG_VERSION").to_string()),
         ("semantics", encoder.semantics().name().to_string()),
+        ("computed_in", encoder.precision().activations.to_string()),
         ("tokens_per_tile", config.num_tokens().to_string()),
         ("tile_size", config.tile_size.to_string()),
         ("max_num_tiles", config.max_num_tiles.to_string()),

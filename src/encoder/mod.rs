@@ -21,6 +21,10 @@ pub use pixels::{PixelEncodings, Pixels};
 /// An encoder owns its working memory and its threads; several can live in one process, and one can move between
 /// threads. Calls take `&mut self`: an encoder does one batch at a time.
 ///
+/// On a GPU it works in the GPU's primary context, which a call leaves current on its thread. The first batch of a shape
+/// is recorded as a graph; CUDA forbids other code of the process to wait for that whole context meanwhile
+/// (`cuCtxSynchronize`; waiting for a stream is free).
+///
 /// A result depends on its image alone: not on the batch it was in, not on the number of threads, not on the run, to
 /// the bit.
 pub struct Encoder {
