@@ -7,10 +7,12 @@ mod copies;
 mod device;
 mod entries;
 mod fault;
+mod hopper;
 mod matrix;
 mod operation;
 mod shared;
 mod stack;
+mod tensor_map;
 pub mod testing;
 mod thread;
 mod warp;
@@ -22,6 +24,7 @@ pub use adversary::{Adversary, Landing, Order};
 pub use device::DeviceModel;
 pub use entries::{Entry, entries, entry, entry_of};
 pub use fault::{Fault, ThreadName};
+pub use tensor_map::{Swizzle, TensorMap, TiledTensor};
 pub(crate) use shared::Guarded;
 
 /// A launch of one entry.
@@ -43,6 +46,8 @@ pub struct Launch<'a> {
     pub seed: u64,
     /// The adversary.
     pub adversary: Adversary,
+    /// Whether it may start before earlier ones have ended: no block may write before it has waited for them.
+    pub is_programmatic: bool,
 }
 
 impl Launch<'_> {
