@@ -86,7 +86,11 @@ fn swizzles_exchange_units_by_address() {
             for (unit, values) in values.chunks_exact(8).enumerate() {
                 let source = unit ^ ((row / rows_per_128 + shift) % units.max(1));
                 let first = (row * columns + 8 * source) as u16;
-                assert_eq!(values, counting(8).iter().map(|i| first + i).collect::<Vec<_>>(), "{swizzle:?} {row} {unit}");
+                assert_eq!(
+                    values,
+                    counting(8).iter().map(|i| first + i).collect::<Vec<_>>(),
+                    "{swizzle:?} {row} {unit}"
+                );
             }
         }
     }
@@ -106,27 +110,15 @@ fn boxes_of_three_and_four_dimensions() {
     let row = |w: u16, z: u16, y: u16| (0..8).map(move |x| ((w * 3 + z) * 4 + y) * 8 + x);
     let expected: Vec<u16> = row(0, 2, 2).chain([0; 8]).chain(row(1, 2, 2)).chain([0; 8]).collect();
     assert_eq!(place.load(&tensor, 1).unwrap(), expected);
-    let three = BoxOf {
-        extents: &[8, 12, 2],
-        strides: &[16, 192],
-        boxes: &[8, 1, 1],
-        origin: &[0, 5, 1],
-        ..place
-    };
+    let three = BoxOf { extents: &[8, 12, 2], strides: &[16, 192], boxes: &[8, 1, 1], origin: &[0, 5, 1], ..place };
     assert_eq!(three.load(&tensor, 1).unwrap(), row(1, 1, 1).collect::<Vec<_>>());
 }
 
 #[test]
 fn boxes_are_where_they_may_be() {
     let tensor = Buffer::of(&counting(64));
-    let place = BoxOf {
-        extents: &[8, 8],
-        strides: &[16],
-        boxes: &[8, 8],
-        swizzle: Swizzle::None,
-        origin: &[0, 0],
-        offset: 64,
-    };
+    let place =
+        BoxOf { extents: &[8, 8], strides: &[16], boxes: &[8, 8], swizzle: Swizzle::None, origin: &[0, 0], offset: 64 };
     assert!(matches!(place.load(&tensor, 0), Err(Fault::Misaligned { alignment: 128, .. })));
     let narrow = BoxOf { offset: 1024, swizzle: Swizzle::Bytes64, ..place };
     assert!(matches!(narrow.load(&tensor, 0), Err(Fault::Misuse { .. })));

@@ -6,7 +6,7 @@ use tilesight_simulator::machine::{Adversary, Fault, Landing, Order, Swizzle, Te
 
 const ROWS: usize = 64;
 const COLUMNS: usize = 96;
-const DEPTH: usize = 192;
+const DEPTH: usize = 320;
 
 /// What `hopper_products.cu` leaves out, or adds.
 const NOTHING: u32 = 0;
@@ -111,7 +111,7 @@ impl Variant {
     }
 }
 
-/// Sums of 192 products of numbers below 2, in f32.
+/// Sums of 320 products of numbers below 2, in f32.
 const TOLERANCE: f64 = 1e-3;
 
 #[test]
@@ -126,7 +126,8 @@ fn products_in_all_layouts() {
 
 /// How many of the seeds give a wrong result or a fault.
 fn caught(variant: Variant, fault: u32) -> usize {
-    let wrong = |&seed: &u64| !matches!(variant.run(fault, Adversary::default(), seed), Ok(error) if error <= TOLERANCE);
+    let wrong =
+        |&seed: &u64| !matches!(variant.run(fault, Adversary::default(), seed), Ok(error) if error <= TOLERANCE);
     SEEDS.filter(wrong).count()
 }
 

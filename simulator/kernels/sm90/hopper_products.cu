@@ -106,7 +106,7 @@ __device__ void tma_product(const ProductParams& params) {
             mbarrier_wait(full + 8 * stage, (step / 2 + (params.fault == OTHER_PARITY ? 1 : 0)) % 2);
         }
         if (params.fault == WRITTEN_STAGE && threadIdx.x == 77) {
-            reinterpret_cast<uint16_t*>(dynamic_shared() + stage * Tiling::STAGE_BYTES)[0] = 0;
+            reinterpret_cast<uint16_t*>(dynamic_shared() + stage * Tiling::STAGE_BYTES + Tiling::A_BYTES)[0] = 0;
         }
         constexpr uint32_t products = Tiling::DEPTH / 16;
         uint32_t fragments[products][4];

@@ -142,7 +142,7 @@ impl<'a> Block<'a> {
         }
         let (function, params) = (self.launch.entry.function, self.launch.params.as_ptr().cast::<c_void>());
         let window = SharedWindow { bytes: self.shared.bytes(), num_bytes: self.launch.shared_bytes };
-        let random = Random::new(self.random.next(), 0);
+        let random = Random::new(!self.launch.seed, 1 + number);
         let hopper = self.hopper.insert(Box::new(Hopper::new(self.launch, self.index, self.landing, window, random)));
         for (index, thread) in self.threads.iter().enumerate() {
             let (writers, is_early, writer) = (hopper.tags(), hopper.is_early(), hopper.tag(index));
@@ -242,6 +242,10 @@ impl<'a> Block<'a> {
     fn advance(&mut self, warp: usize, meetings: usize) -> Result<Progress, Fault> {
         for _ in 0..meetings {
             self.resume_lanes(warp)?;
+            // Who was waiting for what happened just now may be the faster one.
+            if self.hopper().has_event() && self.random.coin() {
+                return Ok(Progress::Running);
+            }
             let Warp { first, present, returned, ref requests, .. } = self.warps[warp];
             let waiting = present & !returned;
             if waiting == 0 {
@@ -339,9 +343,10 @@ impl Warp {
     /// The lanes at a barrier in shared memory, and what each waits for.
     fn awaited(&self) -> impl Iterator<Item = (usize, Awaited)> {
         let waiting = self.present & !self.returned;
-        let lanes = self.requests.iter().enumerate().filter(move |(lane, request)| {
-            waiting >> lane & 1 == 1 && request.operation == Operation::MbarrierWait
-        });
+        let lanes =
+            self.requests.iter().enumerate().filter(move |(lane, request)| {
+                waiting >> lane & 1 == 1 && request.operation == Operation::MbarrierWait
+            });
         lanes.map(|(lane, request)| {
             // SAFETY: the lane waits at a barrier, so this is what its operands are.
             (lane, unsafe { request.operands.cast::<Awaited>().read() })

@@ -24,8 +24,8 @@ pub use adversary::{Adversary, Landing, Order};
 pub use device::DeviceModel;
 pub use entries::{Entry, entries, entry, entry_of};
 pub use fault::{Fault, ThreadName};
-pub use tensor_map::{Swizzle, TensorMap, TiledTensor};
 pub(crate) use shared::Guarded;
+pub use tensor_map::{Swizzle, TensorMap, TiledTensor};
 
 /// A launch of one entry.
 #[derive(Clone, Copy, Debug)]

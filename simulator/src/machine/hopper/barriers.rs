@@ -54,11 +54,12 @@ impl Barrier {
         self.unfenced.is_none()
     }
 
-    /// One arrival, which announces so many bytes; whether it completes the phase.
-    pub(super) fn arrive(&mut self, num_bytes: u32) -> bool {
+    /// One arrival, which announces so many bytes; whether it completes the phase. None if all have arrived already, and
+    /// bytes are what the phase waits for.
+    pub(super) fn arrive(&mut self, num_bytes: u32) -> Option<bool> {
         self.bytes += i64::from(num_bytes);
-        self.pending -= 1;
-        self.settle()
+        self.pending = self.pending.checked_sub(1)?;
+        Some(self.settle())
     }
 
     /// Bytes have landed; whether that completes the phase.

@@ -45,7 +45,11 @@ impl Thread {
         let is_complete = match hopper.barriers.borrow_mut().get_mut(address) {
             None => return Err(self.misuse(NAME, "the barrier was not initialised")),
             Some(barrier) => {
-                let is_complete = barrier.arrive(num_bytes);
+                let Some(is_complete) = barrier.arrive(num_bytes) else {
+                    return Err(
+                        self.misuse(NAME, "more arrivals than the barrier counts, in a phase that waits for bytes")
+                    );
+                };
                 if !barrier.is_in_range() {
                     return Err(self.operand(NAME, "num_bytes", num_bytes.into()));
                 }

@@ -7,8 +7,8 @@ use super::super::fault::Fault;
 use super::super::shared::{BASE, POISON};
 use super::super::tensor_map::{Swizzle, TensorMap};
 use super::super::thread::Thread;
-use super::boxes::TensorBox;
 use super::Hopper;
+use super::boxes::TensorBox;
 
 /// Alignment of a box in shared memory, of a map, and the unit that a swizzle moves.
 const BOX_ALIGNMENT: u32 = 128;

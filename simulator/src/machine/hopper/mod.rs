@@ -119,7 +119,12 @@ impl Hopper {
         self.writers.note(offset, num_bytes, thread.index);
     }
 
-    /// Whether anything has happened since the last time that a blocked warp may wait for.
+    /// Whether anything has happened that a blocked warp may wait for.
+    pub(super) fn has_event(&self) -> bool {
+        self.event.get()
+    }
+
+    /// The same, since the last time.
     pub(super) fn take_event(&self) -> bool {
         self.event.take()
     }

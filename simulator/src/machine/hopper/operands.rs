@@ -147,7 +147,8 @@ impl Hopper {
         match self.writers.unfenced(offset as usize, num_bytes as usize) {
             None => Ok(()),
             Some(writer) => {
-                let problem = format!("reads shared byte {offset}: no fence_proxy_async since thread {writer} wrote there");
+                let problem =
+                    format!("reads shared byte {offset}: no fence_proxy_async since thread {writer} wrote there");
                 Err(thread.misuse(operation, &problem))
             }
         }

@@ -9,9 +9,9 @@ use super::super::matrix::widen;
 use super::super::operation::Request;
 use super::super::thread::Thread;
 use super::super::warp::operands;
+use super::Hopper;
 use super::meetings::{Deed, GROUP_WARPS};
 use super::operands::{DEPTH, SharedOperand};
-use super::Hopper;
 
 /// Rows of a product that are one warp's.
 const ROWS: usize = 16;
