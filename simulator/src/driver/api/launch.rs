@@ -91,7 +91,7 @@ impl Driver {
     ) -> Result<()> {
         let LaunchConfig { grid, block, shared_bytes, .. } = config;
         // SAFETY: the caller's promise.
-        let is_programmatic = unsafe { config.is_programmatic() }?;
+        let is_programmatic = unsafe { config.is_programmatic() }? && self.config.model.compute_capability >= (9, 0);
         let target = self.target(config.stream)?;
         let function = self.functions.get(function)?;
         if function.device != target.device() {
