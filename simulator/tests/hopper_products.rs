@@ -5,7 +5,6 @@ use tilesight_simulator::machine::testing::{Buffer, Kernel, Params, SEEDS};
 use tilesight_simulator::machine::{Adversary, Fault, Landing, Order, Swizzle, TensorMap, TiledTensor};
 
 const ROWS: usize = 64;
-const COLUMNS: usize = 96;
 const DEPTH: usize = 320;
 
 /// What `hopper_products.cu` leaves out, or adds.
@@ -21,6 +20,7 @@ const MORE_BYTES: u32 = 8;
 const OTHER_PARITY: u32 = 9;
 const WRITTEN_SUMS: u32 = 10;
 const WRITTEN_STAGE: u32 = 11;
+const OVERLAPPED: u32 = 12;
 
 /// The bits of elements, and the elements.
 fn elements(len: usize, salt: usize, is_fp16: bool) -> (Vec<u16>, Vec<f64>) {
@@ -37,27 +37,31 @@ fn elements(len: usize, salt: usize, is_fp16: bool) -> (Vec<u16>, Vec<f64>) {
 #[derive(Clone, Copy)]
 struct Variant {
     name: &'static str,
+    columns: usize,
     swizzle: Swizzle,
     is_n_major: bool,
     is_fp16: bool,
 }
 
-const fn variant(name: &'static str, swizzle: Swizzle, is_n_major: bool, is_fp16: bool) -> Variant {
-    Variant { name, swizzle, is_n_major, is_fp16 }
+const fn variant(name: &'static str, columns: usize, swizzle: Swizzle, is_n_major: bool, is_fp16: bool) -> Variant {
+    Variant { name, columns, swizzle, is_n_major, is_fp16 }
 }
 
-const VARIANTS: [Variant; 11] = [
-    variant("product_bf16_none", Swizzle::None, false, false),
-    variant("product_bf16_32", Swizzle::Bytes32, false, false),
-    variant("product_bf16_64", Swizzle::Bytes64, false, false),
-    variant("product_bf16_128", Swizzle::Bytes128, false, false),
-    variant("product_fp16_128", Swizzle::Bytes128, false, true),
-    variant("product_n_bf16_none", Swizzle::None, true, false),
-    variant("product_n_bf16_32", Swizzle::Bytes32, true, false),
-    variant("product_n_bf16_64", Swizzle::Bytes64, true, false),
-    variant("product_n_bf16_128", Swizzle::Bytes128, true, false),
-    variant("product_a_bf16_128", Swizzle::Bytes128, false, false),
-    variant("product_a_n_fp16_128", Swizzle::Bytes128, true, true),
+const VARIANTS: [Variant; 14] = [
+    variant("product_bf16_none", 96, Swizzle::None, false, false),
+    variant("product_bf16_32", 96, Swizzle::Bytes32, false, false),
+    variant("product_bf16_64", 96, Swizzle::Bytes64, false, false),
+    variant("product_bf16_128", 96, Swizzle::Bytes128, false, false),
+    variant("product_fp16_128", 96, Swizzle::Bytes128, false, true),
+    variant("product_n_bf16_none", 96, Swizzle::None, true, false),
+    variant("product_n_bf16_32", 96, Swizzle::Bytes32, true, false),
+    variant("product_n_bf16_64", 96, Swizzle::Bytes64, true, false),
+    variant("product_n_bf16_128", 96, Swizzle::Bytes128, true, false),
+    variant("product_a_bf16_128", 96, Swizzle::Bytes128, false, false),
+    variant("product_a_n_fp16_128", 96, Swizzle::Bytes128, true, true),
+    variant("product_16_bf16_128", 16, Swizzle::Bytes128, false, false),
+    variant("product_104_bf16_64", 104, Swizzle::Bytes64, false, false),
+    variant("product_256_fp16_128", 256, Swizzle::Bytes128, true, true),
 ];
 
 impl Variant {
@@ -84,25 +88,26 @@ impl Variant {
 
     /// The product, and how far it is from the one in f64, at most.
     fn run(self, fault: u32, adversary: Adversary, seed: u64) -> Result<f64, Fault> {
+        let columns = self.columns;
         let depth_of_stage = if self.swizzle == Swizzle::None { 32 } else { self.row_elements() };
         let (a_bits, a) = elements(ROWS * DEPTH, 1, self.is_fp16);
-        let (b_bits, b) = elements(COLUMNS * DEPTH, 2, self.is_fp16);
+        let (b_bits, b) = elements(columns * DEPTH, 2, self.is_fp16);
         let (a_buffer, b_buffer) = (Buffer::of(&a_bits), Buffer::of(&b_bits));
         let a_map = self.map(&a_buffer, [DEPTH, ROWS], ROWS);
         let b_map = match self.is_n_major {
-            true => self.map(&b_buffer, [COLUMNS, DEPTH], depth_of_stage),
-            false => self.map(&b_buffer, [DEPTH, COLUMNS], COLUMNS),
+            true => self.map(&b_buffer, [columns, DEPTH], depth_of_stage),
+            false => self.map(&b_buffer, [DEPTH, columns], columns),
         };
-        let output = Buffer::poisoned::<f32>(ROWS * COLUMNS);
+        let output = Buffer::poisoned::<f32>(ROWS * columns);
         let params = Params::new().tensor_map(&a_map).tensor_map(&b_map).buffer(&a_buffer).buffer(&output);
         let params = params.u32(DEPTH as u32).u32(fault);
-        let stage_bytes = (2 * depth_of_stage * (ROWS + COLUMNS.next_multiple_of(64))).next_multiple_of(1024);
+        let stage_bytes = (2 * depth_of_stage * (ROWS + columns.next_multiple_of(64))).next_multiple_of(1024);
         let kernel = Kernel::named(self.name).shared_bytes(2 * stage_bytes as u32 + 32);
         kernel.seed(seed).adversary(adversary).run(&params)?;
-        let b_at = |k: usize, n: usize| if self.is_n_major { b[k * COLUMNS + n] } else { b[n * DEPTH + k] };
+        let b_at = |k: usize, n: usize| if self.is_n_major { b[k * columns + n] } else { b[n * DEPTH + k] };
         let found = output.read::<f32>();
-        let errors = (0..ROWS * COLUMNS).map(|place| {
-            let (row, column) = (place / COLUMNS, place % COLUMNS);
+        let errors = (0..ROWS * columns).map(|place| {
+            let (row, column) = (place / columns, place % columns);
             let exact: f64 = (0..DEPTH).map(|k| a[row * DEPTH + k] * b_at(k, column)).sum();
             (f64::from(found[place]) - exact).abs()
         });
@@ -119,6 +124,16 @@ fn products_in_all_layouts() {
     for variant in VARIANTS {
         for seed in SEEDS {
             let error = variant.run(NOTHING, Adversary::default(), seed).unwrap();
+            assert!(error <= TOLERANCE, "{}, seed {seed}: {error}", variant.name);
+        }
+    }
+}
+
+#[test]
+fn groups_overlap() {
+    for seed in SEEDS {
+        for variant in [VARIANTS[0], VARIANTS[3], VARIANTS[8]] {
+            let error = variant.run(OVERLAPPED, Adversary::default(), seed).unwrap();
             assert!(error <= TOLERANCE, "{}, seed {seed}: {error}", variant.name);
         }
     }

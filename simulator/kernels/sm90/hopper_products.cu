@@ -20,6 +20,9 @@ constexpr uint32_t OTHER_PARITY = 9;    // the consumers wait for the other phas
 constexpr uint32_t WRITTEN_SUMS = 10;   // sums are written under a product
 constexpr uint32_t WRITTEN_STAGE = 11;  // a stage is written by a plain store before its product
 
+// Nothing is wrong: a product goes on while the next one is given, and its stage is given back after that.
+constexpr uint32_t OVERLAPPED = 12;
+
 struct ProductParams {
     TensorMap a;             // T [64, depth]
     TensorMap b;             // T [columns, depth], or [depth, columns] where N-major
@@ -154,7 +157,7 @@ __device__ void tma_product(const ProductParams& params) {
             sums[threadIdx.x % 2] = 1.0f;
         }
         const bool is_last = step + 1 == steps;
-        if (params.fault == RELEASE_WAIT || (params.fault == PRODUCT_WAIT && is_last)) {
+        if (params.fault == RELEASE_WAIT || params.fault == OVERLAPPED || (params.fault == PRODUCT_WAIT && is_last)) {
             wgmma_wait<1>();
         } else {
             wgmma_wait<0>();
@@ -166,9 +169,13 @@ __device__ void tma_product(const ProductParams& params) {
             }
         }
         wgmma_keep(sums);
-        mbarrier_arrive(empty + 8 * stage);
+        if (params.fault != OVERLAPPED) {
+            mbarrier_arrive(empty + 8 * stage);
+        } else if (step != 0) {
+            mbarrier_arrive(empty + 8 * (1 - stage));
+        }
     }
-    if (params.fault == RELEASE_WAIT) {
+    if (params.fault == RELEASE_WAIT || params.fault == OVERLAPPED) {
         wgmma_wait<0>();
         wgmma_keep(sums);
     }
@@ -224,4 +231,16 @@ extern "C" __global__ void __launch_bounds__(160) product_a_bf16_128(const __gri
 
 extern "C" __global__ void __launch_bounds__(160) product_a_n_fp16_128(const __grid_constant__ ProductParams params) {
     tma_product<Fp16, Swizzle::bytes_128, Major::mn, 96, true>(params);
+}
+
+extern "C" __global__ void __launch_bounds__(160) product_16_bf16_128(const __grid_constant__ ProductParams params) {
+    tma_product<Bf16, Swizzle::bytes_128, Major::k, 16, false>(params);
+}
+
+extern "C" __global__ void __launch_bounds__(160) product_104_bf16_64(const __grid_constant__ ProductParams params) {
+    tma_product<Bf16, Swizzle::bytes_64, Major::k, 104, false>(params);
+}
+
+extern "C" __global__ void __launch_bounds__(160) product_256_fp16_128(const __grid_constant__ ProductParams params) {
+    tma_product<Fp16, Swizzle::bytes_128, Major::mn, 256, false>(params);
 }
