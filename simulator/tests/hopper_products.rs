@@ -88,6 +88,11 @@ impl Variant {
 
     /// The product, and how far it is from the one in f64, at most.
     fn run(self, fault: u32, adversary: Adversary, seed: u64) -> Result<f64, Fault> {
+        self.run_at(0, fault, adversary, seed)
+    }
+
+    /// The same with all tiles so many bytes on.
+    fn run_at(self, shift: u32, fault: u32, adversary: Adversary, seed: u64) -> Result<f64, Fault> {
         let columns = self.columns;
         let depth_of_stage = if self.swizzle == Swizzle::None { 32 } else { self.row_elements() };
         let (a_bits, a) = elements(ROWS * DEPTH, 1, self.is_fp16);
@@ -100,9 +105,9 @@ impl Variant {
         };
         let output = Buffer::poisoned::<f32>(ROWS * columns);
         let params = Params::new().tensor_map(&a_map).tensor_map(&b_map).buffer(&a_buffer).buffer(&output);
-        let params = params.u32(DEPTH as u32).u32(fault);
+        let params = params.u32(DEPTH as u32).u32(fault).u32(shift);
         let stage_bytes = (2 * depth_of_stage * (ROWS + columns.next_multiple_of(64))).next_multiple_of(1024);
-        let kernel = Kernel::named(self.name).shared_bytes(2 * stage_bytes as u32 + 32);
+        let kernel = Kernel::named(self.name).shared_bytes(shift + 2 * stage_bytes as u32 + 32);
         kernel.seed(seed).adversary(adversary).run(&params)?;
         let b_at = |k: usize, n: usize| if self.is_n_major { b[k * columns + n] } else { b[n * DEPTH + k] };
         let found = output.read::<f32>();
@@ -125,6 +130,16 @@ fn products_in_all_layouts() {
         for seed in SEEDS {
             let error = variant.run(NOTHING, Adversary::default(), seed).unwrap();
             assert!(error <= TOLERANCE, "{}, seed {seed}: {error}", variant.name);
+        }
+    }
+}
+
+#[test]
+fn tiles_start_anywhere() {
+    for variant in VARIANTS {
+        for shift in [128, 640] {
+            let error = variant.run_at(shift, NOTHING, Adversary::default(), 0).unwrap();
+            assert!(error <= TOLERANCE, "{}, {shift} bytes on: {error}", variant.name);
         }
     }
 }

@@ -30,6 +30,7 @@ struct ProductParams {
     float* output;           // [64, columns]
     uint32_t depth;          // a multiple of a stage's
     uint32_t fault;
+    uint32_t shift;  // of all tiles in shared memory, a multiple of 128
 };
 
 template <Swizzle swizzle, Major b_major, uint32_t columns>
@@ -52,7 +53,8 @@ struct ProductTiling {
 template <class T, Swizzle swizzle, Major b_major, uint32_t columns, bool a_is_in_registers>
 __device__ void tma_product(const ProductParams& params) {
     using Tiling = ProductTiling<swizzle, b_major, columns>;
-    const uint32_t shared = shared_address(dynamic_shared());
+    uint8_t* tiles = dynamic_shared() + params.shift;
+    const uint32_t shared = shared_address(tiles);
     const uint32_t full = shared + 2 * Tiling::STAGE_BYTES;
     const uint32_t empty = full + 16;
     const uint32_t steps = params.depth / Tiling::DEPTH;
@@ -109,7 +111,7 @@ __device__ void tma_product(const ProductParams& params) {
             mbarrier_wait(full + 8 * stage, (step / 2 + (params.fault == OTHER_PARITY ? 1 : 0)) % 2);
         }
         if (params.fault == WRITTEN_STAGE && threadIdx.x == 77) {
-            reinterpret_cast<uint16_t*>(dynamic_shared() + stage * Tiling::STAGE_BYTES + Tiling::A_BYTES)[0] = 0;
+            reinterpret_cast<uint16_t*>(tiles + stage * Tiling::STAGE_BYTES + Tiling::A_BYTES)[0] = 0;
         }
         constexpr uint32_t products = Tiling::DEPTH / 16;
         uint32_t fragments[products][4];

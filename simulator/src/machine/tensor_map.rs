@@ -96,7 +96,7 @@ impl TensorMap {
             && strides.len() == rank - 1
             && boxes.len() == rank
             && address.is_multiple_of(GRAIN)
-            && extents.iter().all(|&extent| extent >= 1 && extent <= 1 << EXTENT_BITS)
+            && extents.iter().all(|&extent| (1..=1 << EXTENT_BITS).contains(&extent))
             && strides.iter().all(|&stride| stride.is_multiple_of(GRAIN) && stride < 1 << STRIDE_BITS)
             && boxes.iter().all(|&elements| (1..=MAX_BOX).contains(&elements))
             && row_bytes.is_multiple_of(GRAIN)

@@ -63,13 +63,14 @@ impl TensorBox {
         (0..map.rows()).filter_map(move |row| {
             let mut rest = i64::from(row);
             let mut global = map.address as i64 + start * element_bytes;
-            for dimension in 1..map.rank() {
-                let place = origin[dimension] + rest % i64::from(map.boxes[dimension]);
-                rest /= i64::from(map.boxes[dimension]);
-                if place < 0 || place >= map.extents[dimension] as i64 {
+            let outer = map.boxes[1..].iter().zip(&map.extents[1..]).zip(&map.strides);
+            for (((&elements, &extent), &stride), &first) in outer.zip(&origin[1..]) {
+                let place = first + rest % i64::from(elements);
+                rest /= i64::from(elements);
+                if place < 0 || place >= extent as i64 {
                     return None;
                 }
-                global += place * map.strides[dimension - 1] as i64;
+                global += place * stride as i64;
             }
             let offset = i64::from(row) * i64::from(map.row_bytes()) + (start - origin[0]) * element_bytes;
             let num_bytes = (end - start) * element_bytes;

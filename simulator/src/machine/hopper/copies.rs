@@ -114,6 +114,7 @@ impl Thread {
         if let Some(other) = hopper.barriers.borrow().within(destination, num_bytes) {
             return Err(self.misuse(NAME, &format!("the box overwrites the barrier at {}", other - BASE)));
         }
+        hopper.check_fenced(self, NAME, destination, num_bytes)?;
         hopper.put(destination, num_bytes, None);
         hopper.loads.borrow_mut().push(Load { tensor_box, destination, barrier });
         if hopper.landing.is_at_issue(&mut hopper.random.borrow_mut()) {

@@ -134,7 +134,7 @@ impl Hopper {
         Ok(unsafe { bytes.cast::<[u32; 4]>().read() })
     }
 
-    /// Whether the asynchronous proxy may read these bytes: no thread has written some of them and not fenced since.
+    /// Whether the asynchronous proxy may touch these bytes: no thread has written some of them and not fenced since.
     pub(super) fn check_fenced(
         &self,
         thread: &Thread,
@@ -148,7 +148,7 @@ impl Hopper {
             None => Ok(()),
             Some(writer) => {
                 let problem =
-                    format!("reads shared byte {offset}: no fence_proxy_async since thread {writer} wrote there");
+                    format!("at shared byte {offset} and on: no fence_proxy_async since thread {writer} wrote there");
                 Err(thread.misuse(operation, &problem))
             }
         }

@@ -44,7 +44,7 @@ struct Values {
 enum OperandA {
     Shared(SharedOperand),
     /// The lanes' fragments.
-    Registers([*const [u32; 4]; 32]),
+    Registers(Box<[*const [u32; 4]; 32]>),
 }
 
 /// A product that is under way.
@@ -230,7 +230,7 @@ pub(super) fn issue(hopper: &Hopper, threads: &[Thread], requests: &[Request; 32
             operand.check(hopper, thread)?;
             OperandA::Shared(operand)
         }
-        None => OperandA::Registers(std::array::from_fn(|lane| lanes[lane].a_fragments)),
+        None => OperandA::Registers(Box::new(std::array::from_fn(|lane| lanes[lane].a_fragments))),
     };
     let sums: [*mut u32; 32] = std::array::from_fn(|lane| lanes[lane].sums);
     let mut product = Product { sums: sums[0], a, b, accumulates, values: None, group: products.groups };
