@@ -68,6 +68,8 @@ struct SimulatorThread {
     uint32_t lane;
     uint32_t* writers;
     const uint32_t* is_early;
+    uintptr_t stack_start;
+    uintptr_t stack_end;
     uint32_t writer;
 };
 

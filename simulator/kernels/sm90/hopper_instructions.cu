@@ -50,17 +50,46 @@ struct StoreTensorParams {
     int32_t y;
     uint32_t is_fenced;
     uint32_t is_awaited;
+    uint32_t way;  // how the box comes to shared memory: plain stores, store_matrices, copy_async
 };
 
-// A box from registers, through shared memory that is written again at once.
+// Unit `unit` of 16 bytes of a box of 64 x 64.
+__device__ uint32_t place_of(uint32_t shared, uint32_t unit) {
+    return swizzled(Swizzle::bytes_128, shared + 16 * unit);
+}
+
+__device__ void write_box(uint32_t way, uint8_t* bytes, const uint16_t* input) {
+    const uint32_t shared = shared_address(bytes);
+    const uint32_t lane = threadIdx.x % 32;
+    if (way == 0) {
+        for (uint32_t i = threadIdx.x; i < 64 * 64; i += 128) {
+            uint8_t* unit = bytes + (place_of(shared, i / 8) - shared);
+            reinterpret_cast<uint16_t*>(unit)[i % 8] = input[i];
+        }
+    } else if (way == 1) {
+        for (uint32_t first = threadIdx.x / 32 * 32; first < 512; first += 128) {
+            uint32_t matrices[4];
+            for (uint32_t i = 0; i < 4; ++i) {
+                const uint16_t* pair = input + 8 * (first + 8 * i + lane / 4) + 2 * (lane % 4);
+                matrices[i] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+            }
+            store_matrices(place_of(shared, first + lane), matrices);
+        }
+    } else {
+        for (uint32_t unit = threadIdx.x; unit < 512; unit += 128) {
+            copy_async(place_of(shared, unit), input + 8 * unit, 16);
+        }
+        copy_async_commit();
+        copy_async_wait<0>();
+    }
+}
+
+// A box through shared memory that is written again at once.
 extern "C" __global__ void __launch_bounds__(128) store_tensor_box(const __grid_constant__ StoreTensorParams params) {
     uint8_t* bytes = dynamic_shared();
     const uint32_t shared = shared_address(bytes);
     wait_for_previous_grid();
-    for (uint32_t i = threadIdx.x; i < 64 * 64; i += 128) {
-        const uint32_t place = swizzled(Swizzle::bytes_128, shared + 2 * i) - shared;
-        *reinterpret_cast<uint16_t*>(bytes + place) = params.input[i];
-    }
+    write_box(params.way, bytes, params.input);
     if (params.is_fenced != 0) {
         fence_proxy_async();
     }

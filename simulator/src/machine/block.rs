@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 
+use corosensei::stack::Stack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::Launch;
@@ -80,6 +81,7 @@ impl<'a> Block<'a> {
                 lane: index % 32,
                 writers: ptr::null(),
                 is_early: ptr::null(),
+                stack: [0; 2],
                 writer: 0,
             }),
             kernel: launch.entry.name,
@@ -146,13 +148,15 @@ impl<'a> Block<'a> {
         let hopper = self.hopper.insert(Box::new(Hopper::new(self.launch, self.index, self.landing, window, random)));
         for (index, thread) in self.threads.iter().enumerate() {
             let (writers, is_early, writer) = (hopper.tags(), hopper.is_early(), hopper.tag(index));
+            let own = ThreadStack::take(index);
+            let stack = [own.limit(), own.base()].map(|address| address.get());
             let record = thread.record.get();
-            thread.record.set(ThreadRecord { block_index: self.index, writers, is_early, writer, ..record });
+            thread.record.set(ThreadRecord { block_index: self.index, writers, is_early, stack, writer, ..record });
             thread.hopper.set(&**hopper);
             let random = Random::new(self.random.next(), 0);
             thread.copies.replace(Copies::new(self.landing, random));
             let thread: *const Thread = thread;
-            self.fibers.push(Fiber::with_stack(ThreadStack::take(index), move |yielder, ()| {
+            self.fibers.push(Fiber::with_stack(own, move |yielder, ()| {
                 // SAFETY: threads are in their place until the block is dropped, which is after its fibers.
                 unsafe { &*thread }.yielder.set(yielder);
                 // SAFETY: the launch was checked to hold the entry's params; what they point to is its promise.

@@ -58,9 +58,8 @@ static void simulator_note_store(uintptr_t address, size_t num_bytes) {
         }
         return;
     }
-    // Both sides of this frame are the thread's stack.
-    const uintptr_t stack = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-    if (*thread->is_early != 0 && address - (stack - (64 << 10)) > (192 << 10)) {
+    const bool is_local = address >= thread->stack_start && address < thread->stack_end;
+    if (*thread->is_early != 0 && !is_local) {
         simulator_early_store(thread, address);
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct ThreadRecord {
     pub(super) writers: *const Cell<u32>,
     /// Not zero while global memory must not be written.
     pub(super) is_early: *const Cell<u32>,
+    /// The addresses of its stack.
+    pub(super) stack: [usize; 2],
     /// What this thread's stores are noted with.
     pub(super) writer: u32,
 }
