@@ -30,6 +30,12 @@ constexpr uint32_t GEMM_STAGES = 4;
 constexpr uint32_t ATTENTION_THREADS = 128;
 constexpr uint32_t ATTENTION_SHARED_BYTES = 512;
 
+// A map of a tensor for the bulk copies of Hopper, as the driver encodes it ("cuTensorMapEncodeTiled"): a member of a
+// kernel's params, by value.
+struct alignas(64) TensorMap {
+    uint64_t opaque[16];
+};
+
 // Mean and sum of squared deviations of up to MOMENTS_COLUMNS values of a row as they are stored, rounded to T. A row of
 // C values has ceil(C / MOMENTS_COLUMNS) of them; they merge by Chan's rule, in order of their columns.
 struct RowMoments {

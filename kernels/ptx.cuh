@@ -1,5 +1,6 @@
-// The only inline PTX, one function an instruction: elements and their conversions, asynchronous copies, matrix loads,
-// matrix products. Names and semantics are those of the PTX manual's sections named at each.
+// Inline PTX of all architectures, one function an instruction: elements and their conversions, asynchronous copies,
+// matrix loads, matrix products. sm90/hopper.cuh has what Hopper adds, and there is no other. Names and semantics are
+// those of the PTX manual's sections named at each.
 #pragma once
 #include <stdint.h>
 

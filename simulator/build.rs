@@ -34,7 +34,7 @@ fn main() {
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
 
     let mut entries = Vec::new();
-    let mut units = Vec::new();
+    let (mut units, mut specific_units) = (Vec::new(), Vec::new());
     for (directory, prefix, capability) in KERNELS {
         let directory = root.join(directory);
         if !directory.is_dir() {
@@ -46,7 +46,7 @@ fn main() {
             let found = find_entries(&file, &format!("{prefix}{stem}"), capability);
             let unit = out.join(format!("{}{stem}.cc", prefix.replace('/', "_")));
             write_if_changed(&unit, &translation_unit(&file, &found));
-            units.push(unit);
+            if capability < 90 { &mut units } else { &mut specific_units }.push(unit);
             entries.extend(found);
         }
     }
@@ -57,7 +57,7 @@ fn main() {
         panic!("entry {} is in {} and in {}: rename one of them", a.name, a.module, b.module);
     }
     write_if_changed(&out.join("entries.rs"), &entry_table(&entries));
-    compile(&root, units);
+    compile(&root, units, specific_units);
 }
 
 fn kernel_files(directory: &Path) -> Vec<PathBuf> {
@@ -145,25 +145,47 @@ fn write_if_changed(file: &Path, content: &str) {
     fs::write(file, content).expect("OUT_DIR can be written");
 }
 
-fn compile(root: &Path, units: Vec<PathBuf>) {
+fn compile(root: &Path, units: Vec<PathBuf>, specific_units: Vec<PathBuf>) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(true).cpp_link_stdlib(None);
-    build.include(root.join("include")).include(root.join("../kernels"));
-    build.flag("-include").flag("device.h").files(units).file(root.join("src/machine/native.cc"));
-    // `#pragma unroll` is nvcc's. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product
+    build.include(root.join("include")).include(root.join("../kernels")).flag("-include").flag("device.h");
+    // `#pragma unroll` is nvcc's. Params with a tensor map in them are nobody else's to pass. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product
     // is contracted, so that results are the same on every host. A register that is read before it is written is a
     // large number rather than what happened to be there.
-    build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas");
+    build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas").flag_if_supported("-Wno-psabi");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fvisibility=hidden").flag("-ffp-contract=off");
     build.flag_if_supported("-ftrivial-auto-var-init=pattern");
-    if env::var_os("CARGO_FEATURE_SANITIZE").is_some() {
+    let is_sanitized = env::var_os("CARGO_FEATURE_SANITIZE").is_some();
+    if is_sanitized {
         // Not null: gcc takes the flags of the addition that makes a thread-local address for the check of that address,
         // and linkers turn the addition into one that sets none. AddressSanitizer finds null by itself.
         build.flag("-fsanitize=address,undefined").flag("-fno-sanitize=null").flag("-fno-sanitize-recover=undefined");
         build.flag("-fno-omit-frame-pointer");
         link_sanitizers(&build);
     }
-    build.compile("tilesight_simulator_kernels");
+    if !specific_units.is_empty() {
+        let mut specific = build.clone();
+        if !is_sanitized {
+            note_stores(&mut specific);
+        }
+        specific.files(specific_units).compile("tilesight_simulator_hopper");
+    }
+    build.files(units).file(root.join("src/machine/native.cc")).compile("tilesight_simulator_kernels");
+}
+
+/// Every store of these kernels calls a function of `native.cc` first: AddressSanitizer's outlined check, as in an
+/// operating system's kernel, which brings its own functions.
+fn note_stores(build: &mut cc::Build) {
+    build.flag("-fsanitize=kernel-address");
+    let options = ["instrumentation-with-call-threshold=0", "instrument-reads=0", "stack=0", "globals=0"];
+    let is_clang = build.get_compiler().is_like_clang();
+    for option in options {
+        if is_clang {
+            build.flag("-mllvm").flag(format!("-asan-{option}"));
+        } else {
+            build.flag("--param").flag(format!("asan-{option}"));
+        }
+    }
 }
 
 fn link_sanitizers(build: &cc::Build) {

@@ -66,6 +66,11 @@ struct SimulatorThread {
     uint8_t* shared;
     uint32_t shared_bytes;
     uint32_t lane;
+    uint32_t* writers;
+    const uint32_t* is_early;
+    uintptr_t stack_start;
+    uintptr_t stack_end;
+    uint32_t writer;
 };
 
 // Set by the machine whenever another thread runs. The model of access is the fast one: a library that is loaded late
@@ -90,6 +95,18 @@ enum class SimulatorOperation : uint32_t {
     load_matrices_transposed = 7,
     multiply_bf16 = 8,
     multiply_fp16 = 9,
+    mbarrier_wait = 10,
+    wgmma = 11,
+    wgmma_fence = 12,
+    wgmma_commit = 13,
+    wgmma_wait = 14,
+    store_matrices = 15,
+    store_matrices_transposed = 16,
+    elect = 17,
+    named_barrier_sync = 18,
+    named_barrier_arrive = 19,
+    give_registers = 20,
+    take_registers = 21,
 };
 
 extern "C" {

@@ -36,6 +36,8 @@ pub(super) struct Kernel {
     pub(super) shared_bytes: u32,
     pub(super) params: Arc<[u8]>,
     pub(super) module: usize,
+    /// Whether it was launched with programmatic serialisation.
+    pub(super) is_programmatic: bool,
 }
 
 /// A function on a copy of its arguments, and the memory that it will use.
@@ -65,9 +67,9 @@ impl From<Fault> for Misfortune {
         let status = match fault {
             Fault::OutOfBounds { .. } | Fault::SharedOverrun { .. } => Status::ERROR_ILLEGAL_ADDRESS,
             Fault::Misaligned { .. } => Status::ERROR_MISALIGNED_ADDRESS,
-            Fault::Operand { .. } => Status::ERROR_ILLEGAL_INSTRUCTION,
+            Fault::Operand { .. } | Fault::Misuse { .. } => Status::ERROR_ILLEGAL_INSTRUCTION,
             Fault::Endless { .. } => Status::ERROR_LAUNCH_TIMEOUT,
-            Fault::Launch { .. } | Fault::Divergence { .. } => Status::ERROR_LAUNCH_FAILED,
+            Fault::Launch { .. } | Fault::Divergence { .. } | Fault::Unfinished { .. } => Status::ERROR_LAUNCH_FAILED,
         };
         Self { status, text: fault.to_string() }
     }
@@ -171,9 +173,10 @@ impl Kernel {
                 self.entry.name
             )));
         }
-        let Self { entry, grid, block, shared_bytes, ref params, .. } = *self;
+        let Self { entry, grid, block, shared_bytes, ref params, is_programmatic, .. } = *self;
         let adversary = Adversary::default();
-        let launch = Launch { entry, grid, block, shared_bytes, params, device: model, seed, adversary };
+        let launch =
+            Launch { entry, grid, block, shared_bytes, params, device: model, seed, adversary, is_programmatic };
         // SAFETY: the pointers that can be seen are to live memory; that a kernel stays inside of it is what is tested, and
         // the driver is locked, so that nothing else runs.
         unsafe { machine::run(&launch) }?;

@@ -5,14 +5,16 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 
+use corosensei::stack::Stack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::Launch;
 use super::adversary::{Landing, Order, Random};
 use super::copies::Copies;
 use super::fault::Fault;
+use super::hopper::{Awaited, Hopper};
 use super::operation::{Lanes, Operation, Request};
-use super::shared::{Guarded, POISON};
+use super::shared::{Guarded, POISON, SharedWindow};
 use super::stack::ThreadStack;
 use super::thread::{Thread, ThreadRecord};
 use super::warp;
@@ -29,6 +31,8 @@ enum Progress {
     Running,
     Barrier,
     Returned,
+    /// Until another warp, or a copy, has done something.
+    Blocked,
     Stuck,
 }
 
@@ -51,6 +55,7 @@ pub(super) struct Block<'a> {
     launch: &'a Launch<'a>,
     landing: Landing,
     shared: Guarded,
+    hopper: Option<Box<Hopper>>,
     threads: Box<[Thread]>,
     fibers: Vec<Fiber>,
     warps: Vec<Warp>,
@@ -74,8 +79,14 @@ impl<'a> Block<'a> {
                 shared: shared.bytes(),
                 shared_bytes: launch.shared_bytes,
                 lane: index % 32,
+                writers: ptr::null(),
+                is_early: ptr::null(),
+                stack: [0; 2],
+                writer: 0,
             }),
             kernel: launch.entry.name,
+            index: index as usize,
+            hopper: Cell::new(ptr::null()),
             yielder: Cell::new(ptr::null()),
             fault: Cell::new(None),
             copies: RefCell::new(Copies::new(landing, Random::new(0, 0))),
@@ -95,6 +106,7 @@ impl<'a> Block<'a> {
             fibers: Vec::with_capacity(num_threads as usize),
             warps: (0..num_threads).step_by(32).map(warp).collect(),
             shared,
+            hopper: None,
             index: [0; 3],
             random: Random::new(0, 0),
             steps: 0,
@@ -108,6 +120,7 @@ impl<'a> Block<'a> {
         let ended = self.finish_threads();
         self.recycle();
         ended?;
+        self.hopper().finish()?;
         for thread in &self.threads {
             thread.copies.borrow_mut().finish();
         }
@@ -130,18 +143,30 @@ impl<'a> Block<'a> {
             (warp.runnable, warp.returned) = (warp.present, 0);
         }
         let (function, params) = (self.launch.entry.function, self.launch.params.as_ptr().cast::<c_void>());
+        let window = SharedWindow { bytes: self.shared.bytes(), num_bytes: self.launch.shared_bytes };
+        let random = Random::new(!self.launch.seed, 1 + number);
+        let hopper = self.hopper.insert(Box::new(Hopper::new(self.launch, self.index, self.landing, window, random)));
         for (index, thread) in self.threads.iter().enumerate() {
-            thread.record.set(ThreadRecord { block_index: self.index, ..thread.record.get() });
+            let (writers, is_early, writer) = (hopper.tags(), hopper.is_early(), hopper.tag(index));
+            let own = ThreadStack::take(index);
+            let stack = [own.limit(), own.base()].map(|address| address.get());
+            let record = thread.record.get();
+            thread.record.set(ThreadRecord { block_index: self.index, writers, is_early, stack, writer, ..record });
+            thread.hopper.set(&**hopper);
             let random = Random::new(self.random.next(), 0);
             thread.copies.replace(Copies::new(self.landing, random));
             let thread: *const Thread = thread;
-            self.fibers.push(Fiber::with_stack(ThreadStack::take(index), move |yielder, ()| {
+            self.fibers.push(Fiber::with_stack(own, move |yielder, ()| {
                 // SAFETY: threads are in their place until the block is dropped, which is after its fibers.
                 unsafe { &*thread }.yielder.set(yielder);
                 // SAFETY: the launch was checked to hold the entry's params; what they point to is its promise.
                 unsafe { function(params) };
             }));
         }
+    }
+
+    fn hopper(&self) -> &Hopper {
+        self.hopper.as_ref().expect("a block has one from its start on")
     }
 
     /// From barrier to barrier until all threads have returned.
@@ -173,37 +198,81 @@ impl<'a> Block<'a> {
         } else {
             running.reverse();
         }
-        while !running.is_empty() {
-            let (next, meetings) = match in_turns {
-                true => (self.random.below(running.len()), 1 + self.random.below(TURN_MEETINGS)),
-                false => (running.len() - 1, usize::MAX),
-            };
-            let warp = running[next];
-            let progress = self.advance(warp, meetings)?;
-            self.warps[warp].progress = progress;
-            if progress != Progress::Running {
-                running.swap_remove(next);
+        loop {
+            while !running.is_empty() {
+                let (next, meetings) = match in_turns {
+                    true => (self.random.below(running.len()), 1 + self.random.below(TURN_MEETINGS)),
+                    false => (running.len() - 1, usize::MAX),
+                };
+                let warp = running[next];
+                let progress = self.advance(warp, meetings)?;
+                self.warps[warp].progress = progress;
+                if progress != Progress::Running {
+                    running.swap_remove(next);
+                }
+                self.wake(running);
+            }
+            // Nobody can go on: now a copy must land.
+            if !self.hopper().land_for_any(&self.awaited())? {
+                return Ok(());
+            }
+            self.wake(running);
+        }
+    }
+
+    /// Lets the warps that are blocked look again whether they can go on, if anything has happened.
+    fn wake(&mut self, running: &mut Vec<usize>) {
+        if !self.hopper().take_event() {
+            return;
+        }
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            if warp.progress == Progress::Blocked {
+                warp.progress = Progress::Running;
+                running.insert(self.random.below(running.len() + 1), index);
             }
         }
-        Ok(())
+    }
+
+    /// What lanes of blocked warps wait for.
+    fn awaited(&self) -> Vec<Awaited> {
+        let blocked = self.warps.iter().filter(|warp| warp.progress == Progress::Blocked);
+        let mut awaited: Vec<Awaited> = blocked.flat_map(|warp| warp.awaited().map(|(_, awaited)| awaited)).collect();
+        awaited.sort_unstable();
+        awaited.dedup();
+        awaited
     }
 
     /// Runs a warp as far as it can get alone in so many meetings.
     fn advance(&mut self, warp: usize, meetings: usize) -> Result<Progress, Fault> {
         for _ in 0..meetings {
             self.resume_lanes(warp)?;
+            // Who was waiting for what happened just now may be the faster one.
+            if self.hopper().has_event() && self.random.coin() {
+                return Ok(Progress::Running);
+            }
             let Warp { first, present, returned, ref requests, .. } = self.warps[warp];
             let waiting = present & !returned;
             if waiting == 0 {
                 return Ok(Progress::Returned);
             }
-            let Some(request) = complete(requests, waiting) else {
-                return Ok(Progress::Stuck);
+            let (mut at_barriers, mut ready) = (0, 0);
+            for (lane, Awaited { barrier, parity }) in self.warps[warp].awaited() {
+                at_barriers |= 1 << lane;
+                ready |= u32::from(self.hopper().is_complete(barrier, parity)) << lane;
+            }
+            if ready != 0 {
+                self.warps[warp].runnable = ready;
+                continue;
+            }
+            let Some(request) = complete(requests, waiting, at_barriers) else {
+                return Ok(if at_barriers == 0 { Progress::Stuck } else { Progress::Blocked });
             };
             if request.operation == Operation::SyncThreads {
                 return Ok(if returned == 0 { Progress::Barrier } else { Progress::Stuck });
             }
-            warp::perform(request, &self.threads[first..], requests)?;
+            if !warp::perform(request, &self.threads[first..], requests)? {
+                return Ok(Progress::Blocked);
+            }
             self.warps[warp].runnable = request.mask;
         }
         Ok(Progress::Running)
@@ -258,6 +327,9 @@ impl<'a> Block<'a> {
             let separator = if index == 0 { "" } else { "; " };
             waiting += &format!("{separator}warp {index}: {}", places.join(", "));
         }
+        for awaited in self.awaited() {
+            waiting += &format!("; {}", self.hopper().describe(awaited.barrier));
+        }
         Fault::Divergence { kernel: self.launch.entry.name, block: self.index, waiting }
     }
 
@@ -271,13 +343,28 @@ impl<'a> Block<'a> {
     }
 }
 
+impl Warp {
+    /// The lanes at a barrier in shared memory, and what each waits for.
+    fn awaited(&self) -> impl Iterator<Item = (usize, Awaited)> {
+        let waiting = self.present & !self.returned;
+        let lanes =
+            self.requests.iter().enumerate().filter(move |(lane, request)| {
+                waiting >> lane & 1 == 1 && request.operation == Operation::MbarrierWait
+            });
+        lanes.map(|(lane, request)| {
+            // SAFETY: the lane waits at a barrier, so this is what its operands are.
+            (lane, unsafe { request.operands.cast::<Awaited>().read() })
+        })
+    }
+}
+
 fn lanes_that(among: u32, holds: impl Fn(usize) -> bool) -> u32 {
     (0..32).filter(|&lane| among >> lane & 1 == 1 && holds(lane)).fold(0, |lanes, lane| lanes | 1 << lane)
 }
 
-/// An operation that all lanes it concerns wait at.
-fn complete(requests: &[Request; 32], waiting: u32) -> Option<Request> {
-    let mut rest = waiting;
+/// An operation that all lanes it concerns wait at; lanes at barriers in shared memory wait for no other lane.
+fn complete(requests: &[Request; 32], waiting: u32, at_barriers: u32) -> Option<Request> {
+    let mut rest = waiting & !at_barriers;
     while rest != 0 {
         let request = requests[rest.trailing_zeros() as usize];
         let here = lanes_that(rest, |lane| requests[lane].meets(&request));

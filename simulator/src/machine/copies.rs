@@ -34,12 +34,12 @@ impl Copies {
         Self { pending: VecDeque::new(), groups: 0, landing, random }
     }
 
-    /// Until it lands, the destination holds nothing that may be read.
+    /// Until it lands, the destination holds nothing that may be read. Whether it has landed.
     ///
     /// # Safety
     ///
     /// Both pointers stay valid, for 16 and `num_bytes` bytes, until the copy has landed.
-    pub(super) unsafe fn issue(&mut self, destination: *mut u8, source: *const u8, num_bytes: u32) {
+    pub(super) unsafe fn issue(&mut self, destination: *mut u8, source: *const u8, num_bytes: u32) -> bool {
         let at_once = match self.landing {
             Landing::AtIssue => true,
             Landing::Mixed => self.random.coin(),
@@ -53,28 +53,30 @@ impl Copies {
             unsafe { ptr::write_bytes(destination, POISON, COPY_BYTES as usize) };
             self.pending.push_back(Copy { destination, source, num_bytes, group: self.groups });
         }
+        at_once
     }
 
     pub(super) fn commit(&mut self) {
         self.groups += 1;
     }
 
-    /// Lands all groups but the youngest `pending` closed ones; an open group waits for its own commit.
-    pub(super) fn wait(&mut self, pending: u32) {
-        let landed = self.groups.saturating_sub(u64::from(pending));
-        self.land(landed);
+    /// Lands all groups but the youngest `pending` closed ones, and tells where. An open group waits for its commit.
+    pub(super) fn wait(&mut self, pending: u32, landed: impl FnMut(*mut u8)) {
+        let end_group = self.groups.saturating_sub(u64::from(pending));
+        self.land(end_group, landed);
     }
 
     /// Lands what is under way when its thread has returned.
     pub(super) fn finish(&mut self) {
-        self.land(u64::MAX);
+        self.land(u64::MAX, |_| {});
     }
 
-    fn land(&mut self, end_group: u64) {
+    fn land(&mut self, end_group: u64, mut landed: impl FnMut(*mut u8)) {
         let num_landing = self.pending.partition_point(|copy| copy.group < end_group);
         for copy in self.pending.drain(..num_landing) {
             // SAFETY: who issued it promised that both stay valid until now.
             unsafe { simulator_copy(copy.destination, copy.source, copy.num_bytes) };
+            landed(copy.destination);
         }
     }
 }

@@ -81,6 +81,28 @@ pub enum Fault {
         /// Its value.
         value: u64,
     },
+    /// A thread breaks a rule that the manual has for an instruction.
+    #[error("{kernel}: {thread}: {operation}: {problem}")]
+    Misuse {
+        /// The entry.
+        kernel: &'static str,
+        /// Who did it.
+        thread: ThreadName,
+        /// The instruction.
+        operation: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A block ended and left something undone.
+    #[error("{kernel}: block {block:?} ended with {what}")]
+    Unfinished {
+        /// The entry.
+        kernel: &'static str,
+        /// `blockIdx`.
+        block: [u32; 3],
+        /// What is left.
+        what: String,
+    },
     /// Threads that must meet at one operation wait at different ones, or have returned.
     #[error("{kernel}: block {block:?}: threads wait for each other for ever: {waiting}")]
     Divergence {

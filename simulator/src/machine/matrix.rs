@@ -47,6 +47,40 @@ pub(super) fn load(operation: Operation, threads: &[Thread], lanes: &mut [&mut M
     Ok(())
 }
 
+/// `SimulatorMatrixStore` of `include/sm90/hopper.cuh`.
+#[repr(C)]
+pub(super) struct MatrixStore {
+    row: u32,
+    matrices: [u32; 4],
+}
+
+/// "stmatrix.sync.aligned.m8n8.x4": lane 8i + r gives the address of row r of matrix i.
+pub(super) fn store(operation: Operation, threads: &[Thread], lanes: &[&mut MatrixStore; 32]) -> Result<(), Fault> {
+    let mut matrices = [[[0u16; 8]; 8]; 4];
+    for (lane, store) in lanes.iter().enumerate() {
+        let (row, column) = (lane / 4, 2 * (lane % 4));
+        for (fragment, matrix) in store.matrices.iter().zip(&mut matrices) {
+            for (column, element) in [(column, *fragment as u16), (column + 1, (*fragment >> 16) as u16)] {
+                match operation {
+                    Operation::StoreMatricesTransposed => matrix[column][row] = element,
+                    _ => matrix[row][column] = element,
+                }
+            }
+        }
+    }
+    for (lane, (thread, store)) in threads.iter().zip(lanes.iter()).enumerate() {
+        if !store.row.is_multiple_of(ROW_BYTES) {
+            return Err(thread.misaligned(operation.name(), "shared", store.row.into(), ROW_BYTES));
+        }
+        let row = thread.shared().at(store.row, ROW_BYTES);
+        let row = row.map_err(|offset| thread.out_of_bounds(operation.name(), offset, ROW_BYTES))?;
+        // SAFETY: the row's 16 bytes are in the block's shared memory and aligned to 16.
+        unsafe { row.cast::<[u16; 8]>().write(matrices[lane / 8][lane % 8]) };
+        thread.hopper().note_store(thread, row, ROW_BYTES as usize);
+    }
+    Ok(())
+}
+
 /// "mma.sync.aligned.m16n8k16.row.col.f32": a product of two elements is exact in f32; a sum starts with the
 /// accumulator and takes the products in ascending order of k, each rounded to nearest. The manual leaves that order
 /// open.
@@ -90,6 +124,12 @@ fn multiply_of(widen: impl Fn(u32) -> [f32; 2], lanes: &mut [&mut Product; 32]) 
             values.copy_from_slice(&sums[row][pair..pair + 2]);
         }
     }
+}
+
+/// Two elements of either type.
+#[inline(always)]
+pub(super) fn widen(pair: u32, is_fp16: bool) -> [f32; 2] {
+    if is_fp16 { widen_fp16(pair) } else { widen_bf16(pair) }
 }
 
 #[inline(always)]

@@ -7,10 +7,12 @@ mod copies;
 mod device;
 mod entries;
 mod fault;
+mod hopper;
 mod matrix;
 mod operation;
 mod shared;
 mod stack;
+mod tensor_map;
 pub mod testing;
 mod thread;
 mod warp;
@@ -23,6 +25,7 @@ pub use device::DeviceModel;
 pub use entries::{Entry, entries, entry, entry_of};
 pub use fault::{Fault, ThreadName};
 pub(crate) use shared::Guarded;
+pub use tensor_map::{Swizzle, TensorMap, TiledTensor};
 
 /// A launch of one entry.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,8 @@ pub struct Launch<'a> {
     pub seed: u64,
     /// The adversary.
     pub adversary: Adversary,
+    /// Whether it may start before earlier ones have ended: no block may write before it has waited for them.
+    pub is_programmatic: bool,
 }
 
 impl Launch<'_> {

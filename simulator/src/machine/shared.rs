@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr;
 
 /// The shared address of the first byte, so that zero is none; `include/ptx.cuh` has the same number.
-const BASE: u32 = 1024;
+pub(super) const BASE: u32 = 1024;
 
 /// Every byte of it makes a NaN of any floating-point type.
 pub(super) const POISON: u8 = 0xff;

@@ -17,7 +17,7 @@ use std::ops::Range;
 use bytemuck::{AnyBitPattern, NoUninit};
 
 use super::shared::Guarded;
-use super::{Adversary, DeviceModel, Entry, Fault, Launch, entry, run};
+use super::{Adversary, DeviceModel, Entry, Fault, Launch, TensorMap, entry, run};
 
 /// Enough that a hazard between two warps shows under some of them.
 pub const SEEDS: Range<u64> = 0..8;
@@ -55,8 +55,18 @@ impl Buffer {
 }
 
 /// A params struct, field by field in the order of its declaration, each at its own alignment.
-#[derive(Clone, Debug, Default)]
-pub struct Params(Vec<u8>);
+#[derive(Clone, Debug)]
+pub struct Params {
+    bytes: Vec<u8>,
+    alignment: usize,
+}
+
+impl Default for Params {
+    /// A struct has pointers in it.
+    fn default() -> Self {
+        Self { bytes: Vec::new(), alignment: 8 }
+    }
+}
 
 impl Params {
     /// No fields yet.
@@ -89,14 +99,25 @@ impl Params {
         self.u64(0)
     }
 
-    fn field(mut self, bytes: &[u8]) -> Self {
-        self.0.resize(self.0.len().next_multiple_of(bytes.len()), 0);
-        self.0.extend_from_slice(bytes);
+    /// A `TensorMap`.
+    pub fn tensor_map(mut self, map: &TensorMap) -> Self {
+        self.alignment = align_of::<TensorMap>();
+        self.aligned_field(bytemuck::bytes_of(map), align_of::<TensorMap>())
+    }
+
+    fn field(self, bytes: &[u8]) -> Self {
+        self.aligned_field(bytes, bytes.len())
+    }
+
+    fn aligned_field(mut self, bytes: &[u8], alignment: usize) -> Self {
+        self.bytes.resize(self.bytes.len().next_multiple_of(alignment), 0);
+        self.bytes.extend_from_slice(bytes);
         self
     }
 }
 
-/// A launch to be: one block of the entry's most threads, without shared memory, on the smaller device, seed 0.
+/// A launch to be: one block of the entry's most threads, without shared memory, on the smaller device that has
+/// its instructions, seed 0.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     entry: &'static Entry,
@@ -106,6 +127,7 @@ pub struct Kernel {
     device: DeviceModel,
     seed: u64,
     adversary: Adversary,
+    is_programmatic: bool,
 }
 
 impl Kernel {
@@ -121,9 +143,10 @@ impl Kernel {
             grid: [1; 3],
             block: [entry.max_threads, 1, 1],
             shared_bytes: 0,
-            device: DeviceModel::AMPERE,
+            device: if entry.compute_capability >= (9, 0) { DeviceModel::HOPPER } else { DeviceModel::AMPERE },
             seed: 0,
             adversary: Adversary::default(),
+            is_programmatic: false,
         }
     }
 
@@ -157,14 +180,19 @@ impl Kernel {
         Self { adversary, ..self }
     }
 
+    /// A launch that may overlap the one before it.
+    pub fn programmatic(self) -> Self {
+        Self { is_programmatic: true, ..self }
+    }
+
     /// Runs it. Pointers in the params are the test's responsibility, as is a kernel that goes astray with them: what
     /// redzones do not show, AddressSanitizer does.
     pub fn run(&self, params: &Params) -> Result<(), Fault> {
-        let mut params = params.0.clone();
-        // The end of a struct with pointers in it.
-        params.resize(params.len().next_multiple_of(8), 0);
-        let Self { entry, grid, block, shared_bytes, device, seed, adversary } = *self;
-        let launch = Launch { entry, grid, block, shared_bytes, params: &params, device, seed, adversary };
+        let Params { bytes: mut params, alignment } = params.clone();
+        params.resize(params.len().next_multiple_of(alignment), 0);
+        let Self { entry, grid, block, shared_bytes, device, seed, adversary, is_programmatic } = *self;
+        let launch =
+            Launch { entry, grid, block, shared_bytes, params: &params, device, seed, adversary, is_programmatic };
         // SAFETY: see above: there is no stronger promise to be had of a kernel under test.
         unsafe { run(&launch) }
     }

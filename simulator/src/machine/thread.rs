@@ -8,6 +8,7 @@ use corosensei::Yielder;
 
 use super::copies::{COPY_BYTES, Copies};
 use super::fault::{Fault, ThreadName};
+use super::hopper::Hopper;
 use super::operation::{Operation, Request};
 use super::shared::SharedWindow;
 
@@ -22,6 +23,14 @@ pub(super) struct ThreadRecord {
     pub(super) shared: *mut u8,
     pub(super) shared_bytes: u32,
     pub(super) lane: u32,
+    /// By element of shared memory, who wrote it.
+    pub(super) writers: *const Cell<u32>,
+    /// Not zero while global memory must not be written.
+    pub(super) is_early: *const Cell<u32>,
+    /// The addresses of its stack.
+    pub(super) stack: [usize; 2],
+    /// What this thread's stores are noted with.
+    pub(super) writer: u32,
 }
 
 /// A thread of the block that runs.
@@ -30,6 +39,10 @@ pub(super) struct Thread {
     /// First, so that a pointer to the record is one to the thread.
     pub(super) record: Cell<ThreadRecord>,
     pub(super) kernel: &'static str,
+    /// Its place in the block.
+    pub(super) index: usize,
+    /// What the block's threads share beside memory.
+    pub(super) hopper: Cell<*const Hopper>,
     pub(super) yielder: Cell<*const Yielder<(), Request>>,
     pub(super) fault: Cell<Option<Fault>>,
     pub(super) copies: RefCell<Copies>,
@@ -46,15 +59,20 @@ impl Thread {
         SharedWindow { bytes: record.shared, num_bytes: record.shared_bytes }
     }
 
+    pub(super) fn hopper(&self) -> &Hopper {
+        // SAFETY: the block sets it before its threads run, and keeps it until they have ended.
+        unsafe { &*self.hopper.get() }
+    }
+
     /// Suspends this thread, which runs, until the machine resumes it.
-    fn suspend(&self, request: Request) {
+    pub(super) fn suspend(&self, request: Request) {
         // SAFETY: the thread runs, so its coroutine has set the yielder, which lives as long as the coroutine.
         let yielder = unsafe { &*self.yielder.get() };
         yielder.suspend(request);
     }
 
     /// Ends the launch: the machine never resumes this thread.
-    fn fail(&self, fault: Fault) -> ! {
+    pub(super) fn fail(&self, fault: Fault) -> ! {
         self.fault.set(Some(fault));
         self.suspend(Request { operation: Operation::Fault, mask: 0, operands: ptr::null_mut() });
         unreachable!("a launch ends with its first fault")
@@ -79,6 +97,15 @@ impl Thread {
         Fault::Operand { kernel: self.kernel, thread: self.name(), operation, operand, value }
     }
 
+    pub(super) fn misuse(&self, operation: &'static str, problem: &str) -> Fault {
+        Fault::Misuse { kernel: self.kernel, thread: self.name(), operation, problem: problem.to_owned() }
+    }
+
+    /// A copy of this thread has landed: to the asynchronous proxy, a write like any other.
+    fn note_copy(&self, destination: *mut u8) {
+        self.hopper().note_store(self, destination, COPY_BYTES as usize);
+    }
+
     /// What `cp.async` asks of its operands; then the copy is under way.
     fn copy_async(&self, destination: u32, source: *const u8, num_bytes: u32) -> Result<(), Fault> {
         const NAME: &str = "copy_async";
@@ -94,7 +121,10 @@ impl Thread {
         let bytes = self.shared().at(destination, COPY_BYTES);
         let bytes = bytes.map_err(|offset| self.out_of_bounds(NAME, offset, COPY_BYTES))?;
         // SAFETY: the destination is in the block's shared memory; that the source is valid is the launch's promise.
-        unsafe { self.copies.borrow_mut().issue(bytes, source, num_bytes) };
+        let has_landed = unsafe { self.copies.borrow_mut().issue(bytes, source, num_bytes) };
+        if has_landed {
+            self.note_copy(bytes);
+        }
         Ok(())
     }
 }
@@ -104,7 +134,7 @@ impl Thread {
 /// # Safety
 ///
 /// `thread` is `simulator_thread`: the record of the thread that runs.
-unsafe fn running<'a>(thread: *const ThreadRecord) -> &'a Thread {
+pub(super) unsafe fn running<'a>(thread: *const ThreadRecord) -> &'a Thread {
     // SAFETY: the record is the first field of a Thread, which the machine keeps until its launch has ended.
     unsafe { &*thread.cast() }
 }
@@ -178,5 +208,5 @@ unsafe extern "C" fn simulator_copy_async_commit(thread: *const ThreadRecord) {
 unsafe extern "C" fn simulator_copy_async_wait(thread: *const ThreadRecord, pending: u32) {
     // SAFETY: the caller's promise.
     let thread = unsafe { running(thread) };
-    thread.copies.borrow_mut().wait(pending);
+    thread.copies.borrow_mut().wait(pending, |destination| thread.note_copy(destination));
 }

@@ -1,7 +1,7 @@
 //! The instructions that lanes of a warp do together, once all lanes of the mask have asked for the same one.
 
 use super::fault::Fault;
-use super::matrix::{self, MatrixLoad, Product};
+use super::matrix::{self, MatrixLoad, MatrixStore, Product};
 use super::operation::{Operation, Request};
 use super::thread::Thread;
 
@@ -12,10 +12,11 @@ struct Shuffle {
     source: u32,
 }
 
-/// Does one operation for all lanes of its mask, which wait at it.
-pub(super) fn perform(request: Request, threads: &[Thread], requests: &[Request; 32]) -> Result<(), Fault> {
+/// Does one operation for all lanes of its mask, which wait at it; false if it cannot be done before another warp has
+/// done something.
+pub(super) fn perform(request: Request, threads: &[Thread], requests: &[Request; 32]) -> Result<bool, Fault> {
     match request.operation {
-        Operation::SyncWarp | Operation::SyncThreads | Operation::Fault => Ok(()),
+        Operation::SyncWarp | Operation::SyncThreads | Operation::MbarrierWait | Operation::Fault => Ok(()),
         Operation::LoadMatrices | Operation::LoadMatricesTransposed => {
             // SAFETY: all lanes wait at a load of matrices, so this is what their operands are.
             let mut lanes = unsafe { operands::<MatrixLoad>(requests) };
@@ -30,7 +31,14 @@ pub(super) fn perform(request: Request, threads: &[Thread], requests: &[Request;
         Operation::Shuffle | Operation::ShuffleUp | Operation::ShuffleDown | Operation::ShuffleXor => {
             shuffle(request, threads, requests)
         }
+        Operation::StoreMatrices | Operation::StoreMatricesTransposed => {
+            // SAFETY: all lanes wait at a store of matrices, so this is what their operands are.
+            let lanes = unsafe { operands::<MatrixStore>(requests) };
+            matrix::store(request.operation, threads, &lanes)
+        }
+        _ => return threads[0].hopper().perform(request, threads, requests),
     }
+    .map(|()| true)
 }
 
 /// The operands of all lanes.
@@ -38,7 +46,7 @@ pub(super) fn perform(request: Request, threads: &[Thread], requests: &[Request;
 /// # Safety
 ///
 /// All 32 lanes wait at an operation whose operands are a `T`.
-unsafe fn operands<'a, T>(requests: &[Request; 32]) -> [&'a mut T; 32] {
+pub(super) unsafe fn operands<'a, T>(requests: &[Request; 32]) -> [&'a mut T; 32] {
     requests.map(|request| {
         // SAFETY: the operands are on the stack of a thread that waits, and no other lane's.
         unsafe { &mut *request.operands.cast() }

@@ -36,6 +36,11 @@ pub const DISABLE_TIMING: c_uint = 2;
 pub const GLOBAL: c_int = 0;
 pub const THREAD_LOCAL: c_int = 1;
 
+/// `CUtensorMap`.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Default)]
+pub struct TensorMap(pub [u64; 16]);
+
 macro_rules! prototypes {
     ($(fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         unsafe extern "C" {
@@ -93,6 +98,9 @@ prototypes! {
     fn cuLaunchKernel(function: usize, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint,
         block_y: c_uint, block_z: c_uint, shared: c_uint, stream: usize, params: *const *const c_void,
         extra: *const *const c_void) -> u32;
+    fn cuTensorMapEncodeTiled(map: *mut TensorMap, data_type: c_int, rank: c_uint, address: u64, extents: *const u64,
+        strides: *const u64, boxes: *const u32, element_strides: *const u32, interleave: c_int, swizzle: c_int,
+        promotion: c_int, fill: c_int) -> u32;
     fn cuLaunchKernelEx(config: &LaunchConfig, function: usize, params: *const *const c_void,
         extra: *const *const c_void) -> u32;
     fn cuStreamBeginCapture_v2(stream: usize, mode: c_int) -> u32;

@@ -140,7 +140,11 @@ pub struct Function {
 
 impl Function {
     pub fn of(name: &str) -> Self {
-        let image = fatbin(2, 80, format!("\0.text.{name}\0").as_bytes());
+        Self::compiled_for(80, name)
+    }
+
+    pub fn compiled_for(architecture: u32, name: &str) -> Self {
+        let image = fatbin(2, architecture, format!("\0.text.{name}\0").as_bytes());
         let module = made(|module| cuModuleLoadData(module, image.as_ptr().cast()));
         let name = std::ffi::CString::new(name).unwrap();
         let handle = made(|function| cuModuleGetFunction(function, module, name.as_ptr()));

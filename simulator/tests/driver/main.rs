@@ -7,3 +7,4 @@ mod gpu;
 mod launch;
 mod memory;
 mod streams;
+mod tensor_map;

@@ -34,6 +34,32 @@ pub struct LaunchConfig {
     num_attributes: c_uint,
 }
 
+impl LaunchConfig {
+    /// Whether the kernel may start before earlier work of its stream has ended.
+    ///
+    /// # Safety
+    ///
+    /// There are as many attributes as it says.
+    unsafe fn is_programmatic(&self) -> Result<bool> {
+        let attributes = match self.num_attributes as usize {
+            0 => &[],
+            // SAFETY: the caller's promise.
+            count if !self.attributes.is_null() => unsafe { std::slice::from_raw_parts(self.attributes, count) },
+            _ => return Err(Status::ERROR_INVALID_VALUE),
+        };
+        let mut is_programmatic = false;
+        for attribute in attributes {
+            // The union starts at the eighth byte.
+            match (attribute.id, &attribute.value[1..4]) {
+                (PROGRAMMATIC_STREAM_SERIALIZATION, [allowed, ..]) => is_programmatic = *allowed != 0,
+                (IGNORE | PRIORITY, _) | (CLUSTER_DIMENSION, [1, 1, 1]) => {}
+                (id, _) => return Err(unsupported(&format!("launch attribute {id} with this value"))),
+            }
+        }
+        Ok(is_programmatic)
+    }
+}
+
 /// `CUlaunchAttribute`: the values are a union of 64 bytes, of which no more is read than what follows.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -43,7 +69,8 @@ struct LaunchAttribute {
     end: c_uint,
 }
 
-/// Attributes that are taken. Serialisation that a program gives up (6) is kept: a kernel may start early, and need not.
+/// Attributes that are taken. A kernel whose serialisation is programmatic (6) may start early, need not, and does not; but
+/// must be written as if it did.
 const IGNORE: c_uint = 0;
 const CLUSTER_DIMENSION: c_uint = 4;
 const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
@@ -54,7 +81,7 @@ impl Driver {
     ///
     /// # Safety
     ///
-    /// `params` is null or points to one pointer, to as many bytes as the kernel takes.
+    /// `params` is null or points to one pointer, to as many bytes as the kernel takes; the attributes are there.
     unsafe fn launch(
         &mut self,
         function: usize,
@@ -63,6 +90,8 @@ impl Driver {
         extra: *const *const c_void,
     ) -> Result<()> {
         let LaunchConfig { grid, block, shared_bytes, .. } = config;
+        // SAFETY: the caller's promise.
+        let is_programmatic = unsafe { config.is_programmatic() }? && self.config.model.compute_capability >= (9, 0);
         let target = self.target(config.stream)?;
         let function = self.functions.get(function)?;
         if function.device != target.device() {
@@ -97,7 +126,7 @@ impl Driver {
         // SAFETY: the caller's promise.
         let params = unsafe { std::slice::from_raw_parts(params, entry.params_bytes) }.into();
         let module = function.module;
-        self.give(target, Work::Kernel(Kernel { entry, grid, block, shared_bytes, params, module }))
+        self.give(target, Work::Kernel(Kernel { entry, grid, block, shared_bytes, params, module, is_programmatic }))
     }
 }
 
@@ -123,7 +152,7 @@ exports! {
         unsafe { driver.launch(function, config, params, extra) }
     }
 
-    /// Of the attributes, programmatic serialisation and priorities make no difference, and clusters are of one block.
+    /// Of the attributes, priorities make no difference, and clusters are of one block.
     fn cuLaunchKernelEx(
         config: Option<&LaunchConfig>,
         function: usize,
@@ -131,19 +160,6 @@ exports! {
         extra: *const *const c_void,
     ) |driver| {
         let config = *config.ok_or(Status::ERROR_INVALID_VALUE)?;
-        let attributes = match config.num_attributes as usize {
-            0 => &[],
-            // SAFETY: the caller says that there are so many.
-            count if !config.attributes.is_null() => unsafe { std::slice::from_raw_parts(config.attributes, count) },
-            _ => return Err(Status::ERROR_INVALID_VALUE),
-        };
-        for attribute in attributes {
-            // The union starts at the eighth byte.
-            match (attribute.id, &attribute.value[1..4]) {
-                (IGNORE | PROGRAMMATIC_STREAM_SERIALIZATION | PRIORITY, _) | (CLUSTER_DIMENSION, [1, 1, 1]) => {}
-                (id, _) => return Err(unsupported(&format!("launch attribute {id} with this value"))),
-            }
-        }
         // SAFETY: the manual asks for the same.
         unsafe { driver.launch(function, config, params, extra) }
     }

@@ -10,6 +10,7 @@ mod launch;
 mod memory;
 mod module;
 mod stream;
+mod tensor_map;
 
 use std::mem::MaybeUninit;
 
@@ -24,6 +25,7 @@ pub use launch::*;
 pub use memory::*;
 pub use module::*;
 pub use stream::*;
+pub use tensor_map::*;
 
 /// Where a call puts a result: a pointer that may be null.
 pub type Out<'a, T> = Option<&'a mut MaybeUninit<T>>;
