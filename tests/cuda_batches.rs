@@ -2,8 +2,10 @@
 //! the tile budget, the number of GPUs, or the run, to the bit.
 
 mod common;
+mod pictures;
 
 use common::{difference, noise};
+use pictures::{alone, assert_same_bits, encode, pictures};
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::encoder::EncoderBuilder;
 use tilesight::image::Tiles;
@@ -58,38 +60,6 @@ impl Choice {
 
     fn encoder(&self, config: &EncoderConfig) -> Encoder {
         self.builder(config).build().unwrap()
-    }
-}
-
-/// Pictures of every size, no two alike.
-fn pictures(config: &EncoderConfig) -> Vec<Tiles> {
-    let picture = |(number, aspect_ratio): (u64, [usize; 2])| {
-        let num_tiles = aspect_ratio[0] * aspect_ratio[1];
-        Tiles { aspect_ratio, pixels: noise(num_tiles * config.tile_len(), number) }
-    };
-    (0..).zip([[1, 1], [2, 2], [1, 3], [1, 1], [4, 1], [2, 1]]).map(picture).collect()
-}
-
-/// The embeddings of each picture.
-fn encode(encoder: &mut Encoder, pictures: &[Tiles]) -> Vec<Vec<f32>> {
-    let encodings = encoder.encode_tiles(pictures).unwrap();
-    (0..pictures.len()).map(|index| encodings.image(index).unwrap().to_vec()).collect()
-}
-
-/// Each picture in a call of its own.
-fn alone(encoder: &mut Encoder, pictures: &[Tiles]) -> Vec<Vec<f32>> {
-    pictures.iter().flat_map(|picture| encode(encoder, std::slice::from_ref(picture))).collect()
-}
-
-#[track_caller]
-fn assert_same_bits(what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]) {
-    assert_eq!(found.len(), expected.len());
-    for (image, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert_eq!(found.len(), expected.len());
-        let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
-        let num_different = found.iter().zip(expected).filter(|&pair| differs(pair)).count();
-        let first = found.iter().zip(expected).position(differs);
-        assert_eq!(num_different, 0, "{what}: image {image} differs, first at {first:?} of {}", found.len());
     }
 }
 

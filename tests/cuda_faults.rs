@@ -28,7 +28,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// What a test asks of the simulator.
 struct Simulator {
-    library: Library,
+    driver: Library,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -36,15 +36,15 @@ impl Simulator {
     fn new() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the driver's library, which the encoder loads too.
-        let library = unsafe { Library::new("libcuda.so.1") }.expect("run this through scripts/on-simulator");
-        let simulator = Self { library, _turn: turn };
+        let driver = unsafe { Library::new("libcuda.so.1") }.expect("run this through scripts/on-simulator");
+        let simulator = Self { driver, _turn: turn };
         simulator.call0("tilesight_simulator_reset");
         simulator
     }
 
     fn symbol<T: Copy>(&self, name: &str) -> T {
         // SAFETY: each caller gives the symbol the type that simulator/src/driver/control.rs has for it.
-        let symbol = unsafe { self.library.get::<T>(name.as_bytes()) };
+        let symbol = unsafe { self.driver.get::<T>(name.as_bytes()) };
         *symbol.expect("these tests need the simulated device: scripts/on-simulator cargo test --features cuda")
     }
 

@@ -27,6 +27,7 @@ pub use names::NameFormat;
 pub use random::{RandomWeights, demo_config};
 pub use tables::{PositionTables, TileBlocks};
 pub use tensor::Tensor;
+pub(crate) use weights::tanh;
 pub use weights::{ExpectedTensor, LayerWeights, Linear, Norm, TokenPositions, VisionWeights, expected_tensors};
 
 /// An opened checkpoint: which tensors of the encoder it holds, and where. Opening reads headers only.

@@ -84,6 +84,11 @@ pub struct LayerWeights {
     pub gates: Option<[f32; 2]>,
 }
 
+/// tanh of a gate, in the precision the gate has.
+pub(crate) fn tanh(gate: f32) -> f32 {
+    f64::from(gate).tanh() as f32
+}
+
 /// A tensor that a configuration asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpectedTensor {

@@ -6,14 +6,9 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::norm::Normalise;
-use crate::checkpoint::{TokenPositions, VisionWeights};
+use crate::checkpoint::{TokenPositions, VisionWeights, tanh};
 use crate::config::EncoderConfig;
 use crate::plan::{ComputedTile, SequenceLayout};
-
-/// tanh of a gate, in the precision the gate has.
-pub(super) fn tanh(gate: f32) -> f32 {
-    f64::from(gate).tanh() as f32
-}
 
 /// Cuts an image's computed tiles into patches, `[tiles·P, channels·p·p]`: patch (r, c) holds, channel by channel, the
 /// pixels of rows `r·p..` and columns `c·p..`. `pixels` is `[tiles of the input, channels, s, s]`.

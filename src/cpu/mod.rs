@@ -14,10 +14,10 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::checkpoint::{LayerWeights, Tensor, VisionWeights};
+use crate::checkpoint::{LayerWeights, Tensor, VisionWeights, tanh};
 use crate::error::{Error, InputError, Result};
 use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step, Target};
-use embed::{ranges, tanh};
+use embed::ranges;
 use linear::{Input, Into, Multiplier, Output};
 
 /// Called after each step with what it wrote: all rows of the batch, row-major.

@@ -11,7 +11,11 @@ use super::abi;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
-use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Rows, SequenceLayout, Stack};
+use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Plan, Rows, SequenceLayout, Stack};
+
+// The plan counts groups by numbers that the kernels count by, too.
+const _: () = assert!(ATTENTION_QUERIES == abi::ATTENTION_QUERIES as usize);
+const _: () = assert!(Plan::MOMENTS_COLUMNS == abi::MOMENTS_COLUMNS as usize);
 
 /// Tables start at multiples of this many bytes.
 const ALIGNMENT: usize = 256;

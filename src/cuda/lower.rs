@@ -18,7 +18,6 @@ pub(super) struct Lowering<'a> {
     pub(super) launcher: Launcher<'a>,
     /// The library, in the form that uses it.
     pub(super) cublas: Option<&'a Cublas>,
-    pub(super) num_multiprocessors: u32,
 }
 
 impl<'a> Lowering<'a> {
@@ -80,8 +79,7 @@ impl<'a> Lowering<'a> {
             }
             None => {
                 let num_rows = self.batch.batch.num_patches(rows);
-                let num_multiprocessors = self.num_multiprocessors;
-                ops::PatchEmbedding { num_rows, input, weight, output, num_multiprocessors }.launch(&self.launcher)
+                ops::PatchEmbedding { num_rows, input, weight, output }.launch(&self.launcher)
             }
         }
     }
@@ -137,7 +135,6 @@ impl<'a> Lowering<'a> {
             bias: folded.bias.view(block),
             output,
             gelu,
-            num_multiprocessors: self.num_multiprocessors,
         };
         layer_norm_linear.launch(&self.launcher)
     }
@@ -207,7 +204,6 @@ impl<'a> Lowering<'a> {
                 output,
                 moments: self.moments(step),
                 gate,
-                num_multiprocessors: self.num_multiprocessors,
             };
             return linear_residual.launch(&self.launcher);
         };
@@ -239,9 +235,7 @@ impl<'a> Lowering<'a> {
         let (head, tokens) = (self.matrix(head), self.plan.config.num_tokens());
         let (batch, rows) = (self.batch.batch, self.batch.projected_rows);
         let Some(product) = step.beside.product.map(|id| self.matrix(id)) else {
-            let num_multiprocessors = self.num_multiprocessors;
-            let projection =
-                ops::Projection { batch, rows, head, hidden: &hidden, weight, bias, tokens, num_multiprocessors };
+            let projection = ops::Projection { batch, rows, head, hidden: &hidden, weight, bias, tokens };
             return projection.launch(&self.launcher);
         };
         let state_rows = self.prepared(step);

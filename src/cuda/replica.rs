@@ -137,9 +137,7 @@ impl Replica {
 
     fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
         self.context.bind()?;
-        let exact = Capacity::of(&self.config, &batch.shape);
-        // One image has a graph of its own shape: the shapes are few, and its latency counts most.
-        let capacity = if batch.shape.images.len() == 1 { exact } else { exact.rounded_up() };
+        let capacity = self.capacity_for(batch);
         self.reserve(&capacity)?;
         let recorded = self.record(capacity, batch)?;
         let recorded = &self.recorded[recorded];
@@ -149,7 +147,7 @@ impl Replica {
         // are named by the descriptor that was sent before, and belong to the slot.
         #[expect(unsafe_code, reason = "a recorded graph's memory is this struct's to keep")]
         unsafe { recorded.graph.launch(&self.streams.compute) }?;
-        let len = exact.output_rows * self.config.decoder_embed_dim;
+        let len = batch.shape.num_output_tiles() * self.config.num_tokens() * self.config.decoder_embed_dim;
         slot.download(len, self.target.precision.activations, &self.streams)?;
         Ok(())
     }
@@ -208,7 +206,6 @@ impl Replica {
             batch: tables.views(&self.descriptor),
             launcher: Launcher::new(&self.kernels, &self.streams.compute),
             cublas: self.cublas.as_ref(),
-            num_multiprocessors: self.context.model().num_multiprocessors,
         }
     }
 
@@ -271,8 +268,14 @@ impl Replica {
 
     /// Whether a batch can start while another is in flight: growing memory for it has to wait.
     pub(super) fn has_room_for(&self, batch: &Batch) -> bool {
+        self.capacity.covers(&self.capacity_for(batch))
+    }
+
+    /// The capacity of the graph that a batch takes.
+    fn capacity_for(&self, batch: &Batch) -> Capacity {
         let exact = Capacity::of(&self.config, &batch.shape);
-        self.capacity.covers(&exact.rounded_up())
+        // One image has a graph of its own shape: the shapes are few, and its latency counts most.
+        if batch.shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }
 }
 

@@ -39,11 +39,6 @@ impl<'a> Bench<'a> {
         Launcher::new(self.kernels, self.stream)
     }
 
-    /// Streaming multiprocessors of the GPU.
-    pub(crate) fn num_multiprocessors(&self) -> u32 {
-        self.context.model().num_multiprocessors
-    }
-
     /// Memory that holds these values.
     pub(crate) fn upload<T: Pod>(&self, values: &[T]) -> Result<DeviceMemory, CudaError> {
         let bytes = bytemuck::cast_slice(values);

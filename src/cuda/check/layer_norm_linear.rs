@@ -78,7 +78,6 @@ impl Norm {
             bias: Array::new(&bias, 0, outputs),
             output: output.view(),
             gelu: self.gelu,
-            num_multiprocessors: bench.num_multiprocessors(),
         };
         op.launch(&bench.launcher())?;
         let normalised = self.normalise();

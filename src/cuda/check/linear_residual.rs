@@ -48,7 +48,6 @@ fn run(bench: &Bench, dtype: Dtype, shape: [usize; 3], in_place: bool) -> Result
         output: output.view(),
         moments: Some(Array::new(&groups, 0, num_groups)),
         gate,
-        num_multiprocessors: bench.num_multiprocessors(),
     };
     op.launch(&bench.launcher())?;
 

@@ -31,7 +31,6 @@ fn run(bench: &Bench, dtype: Dtype, rows: usize, inputs: usize, outputs: usize) 
         input: input.view(),
         weight: weight.values(),
         output: output.view(),
-        num_multiprocessors: bench.num_multiprocessors(),
     };
     op.launch(&bench.launcher())?;
     let expected = product(&wide(&values), &wide(&weights), inputs);

@@ -58,7 +58,6 @@ fn run(bench: &Bench, dtype: Dtype, shape: [usize; 4]) -> Result<Finding, CudaEr
         weight: weight.values(),
         bias: Array::new(&bias, 0, outputs),
         tokens,
-        num_multiprocessors: bench.num_multiprocessors(),
     };
     op.launch(&bench.launcher())?;
 

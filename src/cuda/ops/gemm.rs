@@ -87,11 +87,10 @@ impl GemmShape {
 pub(super) unsafe fn launch<P>(
     kernels: &'static GemmKernels,
     shape: GemmShape,
-    num_multiprocessors: u32,
     on: &Launcher,
     params: &P,
 ) -> Result<(), CudaError> {
-    let tiling = shape.tiling(num_multiprocessors);
+    let tiling = shape.tiling(on.stream().context().model().num_multiprocessors);
     // SAFETY: the caller's promise.
     unsafe { on.launch(&kernels[tiling], shape.grid(&TILINGS[tiling]), params) }
 }

@@ -31,8 +31,6 @@ pub(crate) struct LayerNormLinear<'m> {
     pub(crate) output: Matrix<'m>,
     /// Whether the activation is GELU; there is none where not.
     pub(crate) gelu: bool,
-    /// Of the GPU, for the choice of tiles.
-    pub(crate) num_multiprocessors: u32,
 }
 
 impl LayerNormLinear<'_> {
@@ -41,7 +39,7 @@ impl LayerNormLinear<'_> {
     /// # Errors
     /// [`CudaError::Driver`].
     pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
-        let Self { num_rows, input, moments, weight, column_sum, bias, output, gelu, num_multiprocessors } = self;
+        let Self { num_rows, input, moments, weight, column_sum, bias, output, gelu } = self;
         let shape = gemm::require_operands(on, *num_rows, input, weight, output);
         moments.require("moments", shape.rows * num_moments(shape.inputs));
         column_sum.require("column_sum", shape.outputs);
@@ -62,6 +60,6 @@ impl LayerNormLinear<'_> {
         };
         let kernels = if *gelu { &GELU_KERNELS } else { &KERNELS };
         // SAFETY: the kernels take these params, and the views were checked against one another above.
-        unsafe { gemm::launch(kernels, shape, *num_multiprocessors, on, &params) }
+        unsafe { gemm::launch(kernels, shape, on, &params) }
     }
 }

@@ -26,8 +26,6 @@ pub(crate) struct LinearResidual<'m> {
     pub(crate) moments: Option<Array<'m, abi::RowMoments>>,
     /// tanh of the stored gate, or 1.
     pub(crate) gate: f32,
-    /// Of the GPU, for the choice of tiles.
-    pub(crate) num_multiprocessors: u32,
 }
 
 impl LinearResidual<'_> {
@@ -36,7 +34,7 @@ impl LinearResidual<'_> {
     /// # Errors
     /// [`CudaError::Driver`].
     pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
-        let Self { num_rows, input, weight, bias, residual, output, moments, gate, num_multiprocessors } = self;
+        let Self { num_rows, input, weight, bias, residual, output, moments, gate } = self;
         let shape = gemm::require_operands(on, *num_rows, input, weight, output);
         residual.require("residual", shape.rows, shape.outputs, on.dtype());
         assert_eq!(residual.stride, output.stride, "residual and output have one stride");
@@ -62,6 +60,6 @@ impl LinearResidual<'_> {
             output_stride: number(output.stride),
         };
         // SAFETY: the kernels take these params, and the views were checked against one another above.
-        unsafe { gemm::launch(&KERNELS, shape, *num_multiprocessors, on, &params) }
+        unsafe { gemm::launch(&KERNELS, shape, on, &params) }
     }
 }

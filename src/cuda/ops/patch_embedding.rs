@@ -18,8 +18,6 @@ pub(crate) struct PatchEmbedding<'m> {
     pub(crate) weight: Matrix<'m>,
     /// `[rows, C]`.
     pub(crate) output: Matrix<'m>,
-    /// Of the GPU, for the choice of tiles.
-    pub(crate) num_multiprocessors: u32,
 }
 
 impl PatchEmbedding<'_> {
@@ -28,7 +26,7 @@ impl PatchEmbedding<'_> {
     /// # Errors
     /// [`CudaError::Driver`].
     pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
-        let Self { num_rows, input, weight, output, num_multiprocessors } = self;
+        let Self { num_rows, input, weight, output } = self;
         let shape = gemm::require_operands(on, *num_rows, input, weight, output);
         let params = abi::PatchEmbeddingParams {
             num_rows: num_rows.pointer(),
@@ -42,6 +40,6 @@ impl PatchEmbedding<'_> {
             output_stride: number(output.stride),
         };
         // SAFETY: the kernels take these params, and the views were checked against one another above.
-        unsafe { gemm::launch(&KERNELS, shape, *num_multiprocessors, on, &params) }
+        unsafe { gemm::launch(&KERNELS, shape, on, &params) }
     }
 }

@@ -25,8 +25,6 @@ pub(crate) struct Projection<'a, 'm> {
     pub(crate) bias: Array<'m, f32>,
     /// N, rows of the embeddings between two copies.
     pub(crate) tokens: usize,
-    /// Of the GPU, for the choice of tiles.
-    pub(crate) num_multiprocessors: u32,
 }
 
 impl Projection<'_, '_> {
@@ -35,7 +33,7 @@ impl Projection<'_, '_> {
     /// # Errors
     /// [`CudaError::Driver`].
     pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
-        let Self { batch, rows, head, hidden, weight, bias, tokens, num_multiprocessors } = self;
+        let Self { batch, rows, head, hidden, weight, bias, tokens } = self;
         let num_states = 1 + hidden.len();
         let outputs = weight.rows / num_states;
         weight.require("weight", num_states * outputs, head.width, on.dtype());
@@ -64,6 +62,6 @@ impl Projection<'_, '_> {
         let shape = GemmShape { rows: rows.len, inputs: num_states * head.width, outputs };
         // SAFETY: the kernels take these params; the views were checked against one another above, and a batch's rows
         // lie in the states and embeddings that its plan has.
-        unsafe { gemm::launch(&KERNELS, shape, *num_multiprocessors, on, &params) }
+        unsafe { gemm::launch(&KERNELS, shape, on, &params) }
     }
 }

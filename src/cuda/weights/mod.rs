@@ -14,7 +14,7 @@ pub(super) use self::block::{ArrayPiece, MatrixPiece};
 use self::upload::{Folding, Placing, Upload};
 use super::driver::{Context, DeviceMemory};
 use super::ops::{Groups, Launcher};
-use crate::checkpoint::{LayerWeights, PositionTables, Tensor, TokenPositions, VisionWeights};
+use crate::checkpoint::{LayerWeights, PositionTables, Tensor, TokenPositions, VisionWeights, tanh};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -278,9 +278,4 @@ impl Loading<'_> {
         }
         Ok(DeviceProjection { block, weight, bias })
     }
-}
-
-/// tanh of a gate, in the precision the gate has.
-fn tanh(gate: f32) -> f32 {
-    f64::from(gate).tanh() as f32
 }
