@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod batch;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -12,6 +13,8 @@ pub mod encoder;
 pub mod error;
 pub mod image;
 pub mod plan;
+#[cfg(feature = "serve")]
+pub mod serve;
 
 pub use config::EncoderConfig;
 pub use dtype::Dtype;

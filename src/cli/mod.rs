@@ -12,6 +12,8 @@ mod pixels;
 mod plan;
 mod progress;
 mod random;
+#[cfg(feature = "serve")]
+mod serve;
 mod tiles;
 
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Command {
     Inspect(inspect::Arguments),
     Plan(plan::Arguments),
     Random(random::Arguments),
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
 }
 
 /// Runs the command line of this process; returns its exit code.
@@ -53,6 +57,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Plan(arguments) => plan::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Random(arguments) => random::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&arguments),
     };
     match result {
         Ok(code) => code,

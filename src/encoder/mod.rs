@@ -3,6 +3,7 @@
 mod backend;
 mod builder;
 mod device;
+mod inputs;
 mod pixels;
 
 use self::backend::Backend;
@@ -14,6 +15,7 @@ use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, Se
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels};
+pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};
 
 /// The Llama 3.2 Vision encoder, ready to run.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{Encoder, zeros};
 use crate::config::EncoderConfig;
 use crate::error::{InputError, Result};
-use crate::plan::ImageShape;
+use crate::plan::{ImageShape, SequenceLayout};
 
 /// Preprocessed tiles, as torchtune's and Hugging Face's models take them.
 #[derive(Debug, Clone, Copy)]
@@ -42,25 +42,31 @@ impl Encoder {
     /// [`NotFinite`](InputError::NotFinite), [`OutOfMemory`](InputError::OutOfMemory);
     /// [`Error::NotFinite`](crate::Error::NotFinite).
     pub fn encode_pixels(&mut self, pixels: &Pixels) -> Result<PixelEncodings> {
+        let images = self.pixel_layouts(pixels)?;
         let [samples, images_each, num_tiles, ..] = pixels.shape;
+        let rows_each = images_each * num_tiles * self.config.num_tokens();
+        let width = self.config.decoder_embed_dim;
+        let mut embeddings = zeros(samples * rows_each, width)?;
+        self.run_all(images, &mut embeddings)?;
+        Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
+    }
+
+    /// Each image's rows and pixels, once the tensor is known to be sound.
+    pub(super) fn pixel_layouts<'a>(&self, pixels: &Pixels<'a>) -> Result<Vec<(SequenceLayout, &'a [f32])>> {
+        let num_tiles = pixels.shape[2];
         let config = &self.config;
         check_shape(pixels, config)?;
         let aspect_ratios = self.aspect_ratios(pixels)?;
         require_finite(pixels.images)?;
         let image_len = num_tiles * config.tile_len();
-        let mut images = Vec::with_capacity(aspect_ratios.len());
-        for (number, &aspect_ratio) in aspect_ratios.iter().enumerate() {
+        let layout = |(number, &aspect_ratio): (usize, &[usize; 2])| {
             let tiles = &pixels.images[number * image_len..(number + 1) * image_len];
             let num_real = aspect_ratio[0].saturating_mul(aspect_ratio[1]).min(num_tiles);
             let image =
                 ImageShape { aspect_ratio, tiles: sources(tiles, config.tile_len(), num_real), padding_output: true };
-            images.push((self.rules(|rules| rules.sequence(&image, number))?, tiles));
-        }
-        let rows_each = images_each * num_tiles * config.num_tokens();
-        let width = config.decoder_embed_dim;
-        let mut embeddings = zeros(samples * rows_each, width)?;
-        self.run_all(images, &mut embeddings)?;
-        Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
+            Ok((self.rules(|rules| rules.sequence(&image, number))?, tiles))
+        };
+        aspect_ratios.iter().enumerate().map(layout).collect()
     }
 
     /// The aspect ratio of each image, by torchtune's rules.

@@ -1,0 +1,317 @@
+//! The queue as a state machine. Time comes in as a value; who waits for what is `shared`'s affair.
+//!
+//! A request is admitted before anything of it is read, holds bytes from then on, is submitted when its tiles are there,
+//! and is taken by the encoder's thread in a batch. What it holds is given back when it is released, which is after its
+//! answer has left: a slow reader counts like a slow sender.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What a queue holds at most, and what a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests between their first byte and the last byte of their answer.
+    pub max_requests: usize,
+    /// Bytes that all of them hold together: bodies, pixels and embeddings.
+    pub max_bytes: u64,
+    /// Tiles of a batch. A request with more goes alone.
+    pub batch_tiles: usize,
+    /// How long a batch that is not full waits for more, from when its first request was ready.
+    pub max_delay: Duration,
+}
+
+/// A request's number; older requests have lower ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// Whether requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The encoder has not encoded anything yet.
+    Starting,
+    /// Requests are taken and answered.
+    Serving,
+    /// No new requests; those that are there are answered.
+    Draining,
+    /// Nothing will be computed any more.
+    Stopped,
+}
+
+/// Why a request is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no room now; there will be.
+    #[error("the server is full: {requests} requests hold {bytes} bytes; try again later")]
+    Full {
+        /// Requests that are there.
+        requests: usize,
+        /// Bytes they hold.
+        bytes: u64,
+    },
+    /// The request alone is beyond the limit.
+    #[error("the request needs {bytes} bytes for its body, pixels and embeddings, the limit is {max_bytes}")]
+    TooLarge {
+        /// What it needs.
+        bytes: u64,
+        /// What all requests together may hold.
+        max_bytes: u64,
+    },
+    /// No request is taken in this phase.
+    #[error("{}", match phase {
+        Phase::Starting => "the encoder is starting",
+        Phase::Serving => "the request is not there any more",
+        Phase::Draining => "the server is shutting down",
+        Phase::Stopped => "the encoder has stopped",
+    })]
+    Closed {
+        /// The phase.
+        phase: Phase,
+    },
+}
+
+/// What the encoder's thread does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<W> {
+    /// Compute these together, oldest first.
+    Batch(Vec<Taken<W>>),
+    /// Wait for a change, and no longer than this.
+    WaitUntil(Instant),
+    /// Wait for a change.
+    Wait,
+    /// Nothing will come any more.
+    Finished,
+}
+
+/// A request on its way out of the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken<W> {
+    /// Its number.
+    pub ticket: Ticket,
+    /// What was submitted.
+    pub work: W,
+    /// When that was.
+    pub since: Instant,
+}
+
+#[derive(Debug)]
+enum Stage<W> {
+    /// Being received, decoded and cut.
+    Preparing,
+    Ready {
+        tiles: usize,
+        work: W,
+        since: Instant,
+    },
+    Computing,
+    /// Its client has left while it was being computed: what it holds is in use until the batch ends.
+    Abandoned,
+    Answered,
+}
+
+#[derive(Debug)]
+struct Entry<W> {
+    bytes: u64,
+    deadline: Instant,
+    stage: Stage<W>,
+}
+
+/// Requests in the order they came. See the module's head.
+#[derive(Debug)]
+pub struct Queue<W> {
+    limits: Limits,
+    phase: Phase,
+    entries: BTreeMap<Ticket, Entry<W>>,
+    next: u64,
+    bytes: u64,
+}
+
+impl<W> Queue<W> {
+    /// An empty queue in [`Phase::Starting`].
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, phase: Phase::Starting, entries: BTreeMap::new(), next: 0, bytes: 0 }
+    }
+
+    /// The limits it keeps.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The phase it is in.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Requests that are there.
+    pub fn num_requests(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes that they hold.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The encoder works: requests are taken from now on.
+    pub fn open(&mut self) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Serving;
+        }
+    }
+
+    /// Takes no more requests, and finishes those that are there.
+    pub fn drain(&mut self) {
+        if self.phase != Phase::Stopped {
+            self.phase = Phase::Draining;
+        }
+    }
+
+    /// Ends it; returns what was ready and will not be computed.
+    pub fn stop(&mut self) -> Vec<Taken<W>> {
+        self.phase = Phase::Stopped;
+        self.take_where(|_| true)
+    }
+
+    /// Lets a request in, before anything of it is read. It is not computed once `deadline` has come.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`], [`Refusal::Closed`].
+    pub fn admit(&mut self, deadline: Instant) -> Result<Ticket, Refusal> {
+        if self.phase != Phase::Serving {
+            return Err(Refusal::Closed { phase: self.phase });
+        }
+        if self.entries.len() >= self.limits.max_requests {
+            return Err(self.full());
+        }
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.entries.insert(ticket, Entry { bytes: 0, deadline, stage: Stage::Preparing });
+        Ok(ticket)
+    }
+
+    /// Reserves so many more bytes for a request, before they are allocated.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`], [`Refusal::Full`]; [`Refusal::Closed`] where the request is not there.
+    pub fn hold(&mut self, ticket: Ticket, bytes: u64) -> Result<(), Refusal> {
+        let max_bytes = self.limits.max_bytes;
+        let full = self.full();
+        let entry = self.entries.get_mut(&ticket).ok_or(Refusal::Closed { phase: self.phase })?;
+        let own = entry.bytes.saturating_add(bytes);
+        if own > max_bytes {
+            return Err(Refusal::TooLarge { bytes: own, max_bytes });
+        }
+        if self.bytes.saturating_add(bytes) > max_bytes {
+            return Err(full);
+        }
+        entry.bytes = own;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Hands over what is to be computed, once.
+    ///
+    /// # Errors
+    /// The work itself, where nothing will compute it.
+    pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), W> {
+        match self.entries.get_mut(&ticket) {
+            Some(entry) if self.phase != Phase::Stopped && matches!(entry.stage, Stage::Preparing) => {
+                entry.stage = Stage::Ready { tiles, work, since: now };
+                Ok(())
+            }
+            _ => Err(work),
+        }
+    }
+
+    /// The requests whose deadline came while they waited.
+    pub fn expire(&mut self, now: Instant) -> Vec<Taken<W>> {
+        self.take_where(|entry| entry.deadline <= now)
+    }
+
+    /// What to do now: the oldest requests that are ready, up to the first that the budget of tiles has no room for. No
+    /// younger one is taken in its place, so a large request waits no longer than a small one.
+    pub fn next(&mut self, now: Instant) -> Next<W> {
+        let (mut tiles, mut count, mut is_full, mut oldest) = (0usize, 0, false, None);
+        for entry in self.entries.values() {
+            let Stage::Ready { tiles: more, since, .. } = entry.stage else { continue };
+            if entry.deadline <= now {
+                continue;
+            }
+            let sum = tiles.saturating_add(more);
+            if count > 0 && sum > self.limits.batch_tiles {
+                is_full = true;
+                break;
+            }
+            (tiles, count) = (sum, count + 1);
+            oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
+        }
+        let Some(oldest) = oldest else {
+            return if self.is_finished() { Next::Finished } else { Next::Wait };
+        };
+        let leaves = oldest + self.limits.max_delay;
+        let waits = self.phase == Phase::Serving && !is_full && tiles < self.limits.batch_tiles;
+        if waits && leaves > now {
+            return Next::WaitUntil(leaves);
+        }
+        let mut left = count;
+        Next::Batch(self.take_where(|entry| {
+            let takes = entry.deadline > now && left > 0;
+            left -= usize::from(takes);
+            takes
+        }))
+    }
+
+    /// A request of a batch has been computed, or has failed.
+    pub fn finish(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return };
+        match entry.stage {
+            Stage::Computing => entry.stage = Stage::Answered,
+            Stage::Abandoned => self.remove(ticket),
+            Stage::Preparing | Stage::Ready { .. } | Stage::Answered => {}
+        }
+    }
+
+    /// A request's answer has left, or its client has: what it holds is given back. While it is being computed, that is
+    /// when the batch ends.
+    pub fn release(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return };
+        match entry.stage {
+            Stage::Computing => entry.stage = Stage::Abandoned,
+            Stage::Abandoned => {}
+            Stage::Preparing | Stage::Ready { .. } | Stage::Answered => self.remove(ticket),
+        }
+    }
+
+    fn remove(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.entries.remove(&ticket) {
+            self.bytes -= entry.bytes;
+        }
+    }
+
+    fn full(&self) -> Refusal {
+        Refusal::Full { requests: self.entries.len(), bytes: self.bytes }
+    }
+
+    fn is_finished(&self) -> bool {
+        let unfinished = |entry: &Entry<W>| matches!(entry.stage, Stage::Preparing | Stage::Ready { .. });
+        match self.phase {
+            Phase::Starting | Phase::Serving => false,
+            Phase::Draining => !self.entries.values().any(unfinished),
+            Phase::Stopped => true,
+        }
+    }
+
+    /// Takes the ready requests that `wanted` picks, oldest first.
+    fn take_where(&mut self, mut wanted: impl FnMut(&Entry<W>) -> bool) -> Vec<Taken<W>> {
+        let mut taken = Vec::new();
+        for (&ticket, entry) in &mut self.entries {
+            if !matches!(entry.stage, Stage::Ready { .. }) || !wanted(entry) {
+                continue;
+            }
+            if let Stage::Ready { work, since, .. } = std::mem::replace(&mut entry.stage, Stage::Computing) {
+                taken.push(Taken { ticket, work, since });
+            }
+        }
+        taken
+    }
+}

@@ -1,0 +1,87 @@
+//! `tilesight serve`: the encoder as a service over HTTP.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::model::{Computing, Model, Preprocessing};
+use crate::error::Result;
+use crate::serve::{Options, ServeError, serve};
+
+/// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
+const END: Duration = Duration::from_secs(5);
+
+/// Serve embeddings over HTTP
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tilesight serve --model Llama-3.2-11B-Vision
+  curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/encode --output embeddings.safetensors")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    model: Model,
+    #[command(flatten)]
+    computing: Computing,
+    #[command(flatten)]
+    preprocessing: Preprocessing,
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// Requests that are there at once, from the first byte to the last of the answer; more get 429
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_requests: usize,
+    /// Bytes that their bodies, pixels and embeddings may take together; more get 429
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    max_bytes: u64,
+    /// The largest body
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    max_body_bytes: usize,
+    /// The most pixels of a picture; decoding takes up to 16 bytes a pixel
+    #[arg(long, value_name = "N", default_value_t = 50_000_000)]
+    max_pixels: usize,
+    /// Pictures decoded and cut at once [default: one for each core]
+    #[arg(long, value_name = "N")]
+    image_threads: Option<NonZeroUsize>,
+    /// How long a batch that is not full waits for more
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    max_delay: u64,
+    /// How long a request may take; the header tilesight-timeout-ms asks for less
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+    /// How long a batch may compute before the encoder counts as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    batch_timeout: u64,
+    /// How long requests that are there are worked on after SIGTERM; a second signal ends at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain_timeout: u64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        listen: arguments.listen,
+        max_requests: arguments.max_requests,
+        max_bytes: arguments.max_bytes,
+        max_body_bytes: arguments.max_body_bytes,
+        max_pixels: arguments.max_pixels,
+        image_threads: arguments.image_threads.map_or(cores, usize::from),
+        max_delay: Duration::from_millis(arguments.max_delay),
+        timeout: Duration::from_secs(arguments.timeout),
+        batch_timeout: Duration::from_secs(arguments.batch_timeout),
+        drain_timeout: Duration::from_secs(arguments.drain_timeout),
+    };
+    let Err(error) = serve(encoder, &options, |address| eprintln!("listening on http://{address}")) else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    eprintln!("error: {error}");
+    if let ServeError::Lost { .. } = error {
+        std::thread::spawn(|| {
+            std::thread::sleep(END);
+            std::process::abort();
+        });
+    }
+    Ok(ExitCode::from(1))
+}

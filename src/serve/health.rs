@@ -1,0 +1,29 @@
+//! Whether the process lives, whether it serves, and what it has done.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+
+use super::service::Service;
+use crate::batch::Phase;
+
+/// The process answers.
+pub(super) async fn live() -> StatusCode {
+    StatusCode::OK
+}
+
+/// Something has been encoded, nothing has been lost since, and no signal has come.
+pub(super) async fn ready(State(service): State<Arc<Service>>) -> StatusCode {
+    match service.batcher.phase() {
+        Phase::Serving => StatusCode::OK,
+        Phase::Starting | Phase::Draining | Phase::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// Prometheus' text format.
+pub(super) async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    let text = service.metrics.render(service.batcher.load(), service.batcher.phase() == Phase::Serving);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

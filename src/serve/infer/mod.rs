@@ -1,0 +1,92 @@
+//! `POST /v2/models/tilesight/infer`: the Open Inference Protocol over HTTP, with the binary tensor extension.
+//!
+//! Reference: <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md> and
+//! <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md>.
+
+mod answer;
+mod tensors;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::{IntoResponse, Response};
+
+use super::body::{receive, swallow};
+use super::protocol::require_model;
+use super::refused::Refused;
+use super::service::{Answer, Service, Visit};
+use crate::error::{Error, InputError};
+use tensors::Tensors;
+
+/// Where the JSON ends and the tensors begin.
+const HEADER_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// What JSON numbers take in memory at most, for each byte of their text: `0,` becomes eight bytes.
+const JSON_GROWTH: u64 = 4;
+
+pub(super) async fn infer(
+    State(service): State<Arc<Service>>,
+    Path(model): Path<String>,
+    request: Request,
+) -> Response {
+    let response = respond(&service, &model, request).await.unwrap_or_else(IntoResponse::into_response);
+    service.metrics.count_response(response.status());
+    response
+}
+
+async fn respond(service: &Service, model: &str, request: Request) -> Result<Response, Refused> {
+    let (head, body) = request.into_parts();
+    let admitted = require_model(model).and_then(|()| service.admit(&head.headers));
+    let mut visit = match admitted {
+        Ok(visit) => visit,
+        Err(refused) => {
+            swallow(body);
+            return Err(refused);
+        }
+    };
+    let body = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
+    visit.received();
+    let (json, binary) = split(&head.headers, body)?;
+    visit.place.hold(JSON_GROWTH.saturating_mul(json.len() as u64))?;
+    let request: wire::Request = serde_json::from_slice(&json)
+        .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
+    let wanted = answer::Wanted::of(&request)?;
+    let place = visit.place.clone();
+    let tensors = Tensors::read(request.inputs, binary)?;
+    let answer = encode(visit, tensors).await?;
+    answer::respond(request.id.as_deref(), &wanted, answer, place)
+}
+
+/// The JSON, and the tensors behind it.
+fn split(headers: &HeaderMap, mut body: Bytes) -> Result<(Bytes, Bytes), Refused> {
+    let Some(len) = headers.get(HEADER_LEN) else { return Ok((body, Bytes::new())) };
+    let len = len.to_str().ok().and_then(|text| text.parse().ok()).filter(|len| *len <= body.len());
+    let refuse = || Refused::malformed(format!("{HEADER_LEN} must be a number of bytes within the body's"));
+    let binary = body.split_off(len.ok_or_else(refuse)?);
+    Ok((body, binary))
+}
+
+async fn encode(visit: Visit<'_>, mut tensors: Tensors) -> Result<Answer, Refused> {
+    match (tensors.take("image"), tensors.take("pixels")) {
+        (Some(image), None) => {
+            tensors.require_no_more()?;
+            let files = image.into_bytes()?;
+            if files.is_empty() {
+                return Err(Error::from(InputError::Empty { name: "images" }).into());
+            }
+            visit.pictures(files).await
+        }
+        (None, Some(pixels)) => {
+            let shape: [usize; 5] = pixels.shape().try_into().map_err(|_| {
+                Refused::malformed(format!("pixels must have shape [n, t, channels, s, s], found {:?}", pixels.shape()))
+            })?;
+            let aspect_ratio = tensors.take("aspect_ratio").map(|tensor| tensor.into_pairs(shape[0])).transpose()?;
+            tensors.require_no_more()?;
+            visit.pixels(pixels.into_floats()?, shape, aspect_ratio).await
+        }
+        _ => Err(Refused::malformed("a request has one of the inputs image and pixels")),
+    }
+}

@@ -1,0 +1,131 @@
+//! The protocol's JSON.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// A request.
+#[derive(Debug, Deserialize)]
+pub(super) struct Request {
+    pub(super) id: Option<String>,
+    #[serde(default)]
+    pub(super) parameters: Parameters,
+    pub(super) inputs: Vec<Input>,
+    pub(super) outputs: Option<Vec<WantedOutput>>,
+}
+
+/// Parameters that mean something here; the protocol lets a client send others.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Parameters {
+    #[serde(default)]
+    pub(super) binary_data_output: bool,
+    pub(super) binary_data: Option<bool>,
+    pub(super) binary_data_size: Option<usize>,
+    pub(super) dtype: Option<String>,
+}
+
+/// A tensor: its elements are here, or behind the JSON.
+#[derive(Debug, Deserialize)]
+pub(super) struct Input {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) datatype: String,
+    #[serde(default)]
+    pub(super) parameters: Parameters,
+    pub(super) data: Option<Numbers>,
+}
+
+/// An output that is asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct WantedOutput {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) parameters: Parameters,
+}
+
+/// A response, its elements here or behind the JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct Response<'a> {
+    pub(super) model_name: &'static str,
+    pub(super) model_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<&'a str>,
+    pub(super) outputs: Vec<Output<'a>>,
+}
+
+/// A tensor of a response.
+#[derive(Debug, Serialize)]
+pub(super) struct Output<'a> {
+    pub(super) name: &'static str,
+    pub(super) datatype: &'static str,
+    pub(super) shape: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parameters: Option<BinarySize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data: Option<Values<'a>>,
+}
+
+/// How many bytes of the binary part are a tensor's.
+#[derive(Debug, Serialize)]
+pub(super) struct BinarySize {
+    pub(super) binary_data_size: usize,
+}
+
+/// Elements as JSON numbers.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Values<'a> {
+    Floats(&'a [f32]),
+    Integers(&'a [i64]),
+}
+
+/// Numbers in a list, or in lists of lists, which the protocol allows as well: flat.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(pub(super) Vec<f64>);
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut numbers = Vec::new();
+        Flatten(&mut numbers).deserialize(deserializer)?;
+        Ok(Self(numbers))
+    }
+}
+
+struct Flatten<'a>(&'a mut Vec<f64>);
+
+impl<'de> DeserializeSeed<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Flatten<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("numbers; BYTES travel as binary data")
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.0.push(value);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.0.push(value as f64);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.0.push(value as f64);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Flatten(self.0))?.is_some() {}
+        Ok(())
+    }
+}

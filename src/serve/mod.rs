@@ -1,0 +1,224 @@
+//! The HTTP server: `POST /v1/encode`, the Open Inference Protocol, health and metrics, around one [`Batcher`].
+//!
+//! ```text
+//! request ── admitted ── body read ── header read ── decoded, cut ── queued ── encoded ── answered
+//!            429, 503    408, 413     413, 415       4xx             504       5xx
+//! ```
+
+mod body;
+mod health;
+mod infer;
+mod metrics;
+mod output;
+mod picture;
+mod protocol;
+mod refused;
+mod service;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::batch::{Batcher, Inputs, Limits};
+use crate::encoder::Encoder;
+use crate::error::Error;
+use crate::plan::Semantics;
+use service::Service;
+
+/// What a server takes and how long it waits.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Requests between their first byte and the last byte of their answer.
+    pub max_requests: usize,
+    /// Bytes that all of them hold together: bodies, pixels and embeddings.
+    pub max_bytes: u64,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// The most pixels of a picture. Decoding takes up to 16 bytes a pixel on each of `image_threads` threads.
+    pub max_pixels: usize,
+    /// Pictures that are decoded and cut at once.
+    pub image_threads: usize,
+    /// How long a batch that is not full waits for more.
+    pub max_delay: Duration,
+    /// How long a request may take in all; a client may ask for less.
+    pub timeout: Duration,
+    /// How long a batch may compute before the encoder counts as lost.
+    pub batch_timeout: Duration,
+    /// How long requests that are there are worked on after the first signal to end.
+    pub drain_timeout: Duration,
+}
+
+/// Why a server ended, or did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The runtime or the signals cannot be had.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// The encoder's thread cannot be started.
+    #[error(transparent)]
+    Encoder(#[from] Error),
+    /// The encoder is lost to this process, which should be started again.
+    #[error("the encoder has stopped: {reason}")]
+    Lost {
+        /// The first failure.
+        reason: String,
+    },
+    /// A second signal ended it before it was done.
+    #[error("ended by a second signal, before all requests were answered")]
+    Interrupted,
+}
+
+/// How often the encoder is looked at.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// How long the last answers have to leave.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Serves until a signal (SIGTERM or SIGINT) ends it or the encoder is lost. `started` is told the address.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run(encoder, options, started));
+    // A batch that hangs is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let mut signals =
+        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let refuse = |source| ServeError::Listen { address: options.listen, source };
+    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(refuse)?;
+    let address = listener.local_addr()?;
+    let service = Arc::new(service(encoder, options)?);
+    // Without it, answers wait for the client's delayed acknowledgements.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let (close, closed) = oneshot::channel::<()>();
+    let connections =
+        axum::serve(listener, router(service.clone())).with_graceful_shutdown(async { drop(closed.await) });
+    let connections = tokio::spawn(connections.into_future());
+    started(address);
+    let result = until_the_end(&service, options, &mut signals).await;
+    if !matches!(result, Err(ServeError::Interrupted)) {
+        drop(close);
+        drop(tokio::time::timeout(LAST_ANSWERS, connections).await);
+    }
+    result
+}
+
+/// Returns when there is nothing left to compute.
+async fn until_the_end(service: &Service, options: &Options, signals: &mut Signals) -> Result<(), ServeError> {
+    let end_lost = |reason: String| {
+        service.stop(&reason);
+        Err(ServeError::Lost { reason })
+    };
+    tokio::select! {
+        () = signals.next() => {}
+        reason = lost(service, options.batch_timeout) => return end_lost(reason),
+    }
+    service.batcher.drain();
+    tokio::select! {
+        () = signals.next() => Err(ServeError::Interrupted),
+        reason = lost(service, options.batch_timeout) => end_lost(reason),
+        () = empty(service) => Ok(()),
+        () = tokio::time::sleep(options.drain_timeout) => {
+            service.stop("the server is shutting down, and its time to finish is over");
+            Ok(())
+        }
+    }
+}
+
+fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
+    let limits = Limits {
+        max_requests: options.max_requests,
+        max_bytes: options.max_bytes,
+        batch_tiles: encoder.max_batch_tiles(),
+        max_delay: options.max_delay,
+    };
+    let config = encoder.config();
+    // Meta's semantics have tensors of exactly so many tiles.
+    let num_tiles = if encoder.semantics() == Semantics::Meta { config.max_num_tiles } else { 1 };
+    let first = Inputs::Pixels {
+        values: vec![0.25; num_tiles * config.tile_len()],
+        shape: [1, num_tiles, config.in_channels, config.tile_size, config.tile_size],
+        aspect_ratio: Some(vec![[1, 1]]),
+    };
+    let model = service::Model::of(&mut encoder);
+    Ok(Service::new(Batcher::start(encoder, limits, first)?, model, options.clone()))
+}
+
+fn router(service: Arc<Service>) -> Router {
+    let infer = post(infer::infer);
+    Router::new()
+        .route("/v1/encode", post(picture::encode))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/v2", get(protocol::server))
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
+        .route("/v2/models/{model}", get(protocol::model))
+        .route("/v2/models/{model}/config", get(protocol::config))
+        .route("/v2/models/{model}/ready", get(protocol::ready))
+        .route("/v2/models/{model}/infer", infer.clone())
+        .route("/v2/models/{model}/versions/1", get(protocol::model))
+        .route("/v2/models/{model}/versions/1/config", get(protocol::config))
+        .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
+        .route("/v2/models/{model}/versions/1/infer", infer)
+        .fallback(refused::no_such_path)
+        .with_state(service)
+}
+
+/// Returns when the encoder is lost, which includes a batch that takes too long; says why.
+async fn lost(service: &Service, batch_timeout: Duration) -> String {
+    loop {
+        if let Some(reason) = service.batcher.lost() {
+            return reason.to_string();
+        }
+        if service.batcher.computing_for().is_some_and(|time| time > batch_timeout) {
+            let seconds = batch_timeout.as_secs_f64();
+            service.batcher.lose(&format!("a batch has taken more than {seconds} s"));
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+/// Returns when no request is there any more.
+async fn empty(service: &Service) {
+    while service.batcher.load().0 > 0 {
+        tokio::time::sleep(WATCH / 5).await;
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What the Open Inference Protocol asks about the server and its model.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use super::health;
+use super::refused::Refused;
+use super::service::Service;
+
+/// The model's name; a part of the contract.
+pub(super) const MODEL: &str = "tilesight";
+
+/// The one version there is.
+pub(super) const VERSION: &str = "1";
+
+/// Refuses other models.
+pub(super) fn require_model(name: &str) -> Result<(), Refused> {
+    if name == MODEL {
+        return Ok(());
+    }
+    Err(Refused::NotHere { what: format!("model {name:?}, for the one there is is called {MODEL},") })
+}
+
+fn answer(json: &Value) -> impl IntoResponse + use<> {
+    ([(CONTENT_TYPE, "application/json")], json.to_string())
+}
+
+pub(super) async fn server() -> impl IntoResponse {
+    let extensions = ["binary_tensor_data", "model_configuration"];
+    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions }))
+}
+
+pub(super) async fn ready(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Refused> {
+    require_model(&name)?;
+    Ok(health::ready(State(service)).await)
+}
+
+pub(super) async fn model(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Refused> {
+    require_model(&name)?;
+    let tensor =
+        |(name, datatype, shape): (&str, &str, Vec<i64>)| json!({ "name": name, "datatype": datatype, "shape": shape });
+    Ok(answer(&json!({
+        "name": MODEL,
+        "versions": [VERSION],
+        "platform": "tilesight",
+        "inputs": inputs(&service).map(tensor),
+        "outputs": outputs(&service).map(tensor),
+    })))
+}
+
+pub(super) async fn config(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Refused> {
+    require_model(&name)?;
+    let data_type = |datatype: &str| match datatype {
+        "BYTES" => "TYPE_STRING".to_string(),
+        other => format!("TYPE_{other}"),
+    };
+    let output = |(name, datatype, dims): (&str, &str, Vec<i64>)| json!({ "name": name, "data_type": data_type(datatype), "dims": dims });
+    // A request has a picture or pixels, so none of the inputs is in every request.
+    let input = |(name, datatype, dims): (&str, &str, Vec<i64>)| json!({ "name": name, "data_type": data_type(datatype), "dims": dims, "optional": true });
+    Ok(answer(&json!({
+        "name": MODEL,
+        "platform": "tilesight",
+        "backend": "tilesight",
+        "max_batch_size": 0,
+        "input": inputs(&service).map(input),
+        "output": outputs(&service).map(output),
+    })))
+}
+
+/// Name, type and shape; −1 is any size.
+fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
+    let config = &service.model.config;
+    let (channels, side) = (config.in_channels as i64, config.tile_size as i64);
+    [
+        ("image", "BYTES", vec![-1]),
+        ("pixels", "FP32", vec![-1, -1, channels, side, side]),
+        ("aspect_ratio", "INT64", vec![-1, 2]),
+    ]
+}
+
+fn outputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
+    let width = service.model.config.decoder_embed_dim as i64;
+    [("embeddings", "FP32", vec![-1, width]), ("num_tiles", "INT64", vec![-1]), ("aspect_ratio", "INT64", vec![-1, 2])]
+}

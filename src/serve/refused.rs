@@ -1,0 +1,92 @@
+//! Every refusal with its status, in one place.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::batch::{Failure, Phase, Refusal};
+use crate::error::{CudaError, Error, ImageError, InputError};
+
+/// Why a request has no answer but this.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Queue(#[from] Refusal),
+    #[error(transparent)]
+    Batch(#[from] Failure),
+    #[error(transparent)]
+    Encoder(#[from] Error),
+    #[error("the body is beyond the limit of {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the body did not arrive in time")]
+    BodyTooSlow,
+    #[error("the body ended early: {reason}")]
+    BodyBroken { reason: String },
+    #[error("{reason}")]
+    Malformed { reason: String },
+    #[error("{what} is not here")]
+    NotHere { what: String },
+    #[error("the request was dropped: {reason}")]
+    Dropped { reason: &'static str },
+}
+
+impl Refused {
+    /// A request that breaks a rule of the protocol.
+    pub(super) fn malformed(reason: impl Into<String>) -> Self {
+        Self::Malformed { reason: reason.into() }
+    }
+
+    /// What went wrong, as HTTP has it.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Queue(Refusal::Full { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Queue(Refusal::TooLarge { .. })
+            | Self::BodyTooLarge { .. }
+            | Self::Encoder(Error::Image(ImageError::TooLarge { .. })) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Queue(Refusal::Closed { .. }) | Self::Batch(Failure::Lost { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Batch(Failure::Expired) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Batch(Failure::Failed(error)) | Self::Encoder(error) => match error {
+                Error::Image(ImageError::UnknownFormat { .. } | ImageError::Unsupported { .. }) => {
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE
+                }
+                Error::Input(InputError::OutOfMemory { .. })
+                | Error::Cuda(CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. }) => {
+                    StatusCode::INSUFFICIENT_STORAGE
+                }
+                Error::Image(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyBroken { .. } | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::NotHere { .. } => StatusCode::NOT_FOUND,
+            Self::Dropped { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Seconds after which to try again, where that helps.
+    fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Queue(Refusal::Full { .. } | Refusal::Closed { phase: Phase::Starting }) => Some(1),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": self.to_string() }).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// The answer where no route leads.
+pub(super) async fn no_such_path(uri: Uri) -> Refused {
+    Refused::NotHere { what: uri.path().to_string() }
+}

@@ -1,0 +1,376 @@
+//! The server as its clients meet it: the real process, over TCP. Every answer is held against the encoder's own.
+
+mod common;
+mod server;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::{golden, on_cpu};
+use serde_json::{Value, json};
+use server::{Response, Server, post_head, read_response, wait_until};
+use tilesight::image::{Image, Limits};
+
+fn picture(name: &str) -> Vec<u8> {
+    std::fs::read(golden("hf_tiny").join(name)).unwrap()
+}
+
+/// The embeddings of these pictures, by the library.
+fn expected(names: &[&str]) -> Vec<f32> {
+    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let images: Vec<Image> =
+        names.iter().map(|name| Image::decode(&picture(name), &Limits::default()).unwrap()).collect();
+    encoder.encode(&images).unwrap().embeddings
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn integers(bytes: &[u8]) -> Vec<i64> {
+    bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
+/// The server still answers, and rightly.
+#[track_caller]
+fn assert_serves(server: &Server) {
+    let response = server.post("/v1/encode", &[], &picture("image0.png"));
+    assert_eq!(response.status, 200, "{}", response.text());
+    let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+    assert!(floats(file.tensor("embeddings").unwrap().data()) == expected(&["image0.png"]));
+}
+
+/// A request with binary tensors: what `Inference-Header-Content-Length` says, and the body.
+fn infer_body(request: &Value, tensors: &[&[u8]]) -> (String, Vec<u8>) {
+    let json = request.to_string().into_bytes();
+    (json.len().to_string(), [json, tensors.concat()].concat())
+}
+
+fn infer(server: &Server, request: &Value, tensors: &[&[u8]]) -> Response {
+    let (len, body) = infer_body(request, tensors);
+    server.post("/v2/models/tilesight/infer", &[("Inference-Header-Content-Length", &len)], &body)
+}
+
+fn bytes_tensor(elements: &[Vec<u8>]) -> Vec<u8> {
+    elements.iter().flat_map(|bytes| [&(bytes.len() as u32).to_le_bytes()[..], bytes].concat()).collect()
+}
+
+fn image_input(elements: usize, bytes: usize) -> Value {
+    json!({ "name": "image", "shape": [elements], "datatype": "BYTES", "parameters": { "binary_data_size": bytes } })
+}
+
+#[test]
+fn a_picture_comes_back_as_the_librarys_embeddings() {
+    let server = Server::start(&[]);
+    for (name, content_type) in [("image0.png", "image/png"), ("image1.png", "application/x-www-form-urlencoded")] {
+        let response = server.post("/v1/encode", &[("Content-Type", content_type)], &picture(name));
+        assert_eq!(response.status, 200, "{}", response.text());
+        for stage in ["receive", "prepare", "queue", "encode"] {
+            assert!(response.header("server-timing").unwrap().contains(&format!("{stage};dur=")), "{stage}");
+        }
+        let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+        assert!(floats(file.tensor("embeddings").unwrap().data()) == expected(&[name]));
+        let tiles = if name == "image0.png" { ([3i64], [1i64, 3]) } else { ([1], [1, 1]) };
+        assert_eq!(integers(file.tensor("num_tiles").unwrap().data()), tiles.0);
+        assert_eq!(integers(file.tensor("aspect_ratio").unwrap().data()), tiles.1);
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&response.body).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap()["semantics"], "meta");
+    }
+    for (name, narrow) in [("fp16", half::f16::from_f32 as fn(f32) -> half::f16)] {
+        let response = server.post(&format!("/v1/encode?dtype={name}"), &[], &picture("image0.png"));
+        let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+        let rounded: Vec<u8> = expected(&["image0.png"]).into_iter().flat_map(|x| narrow(x).to_le_bytes()).collect();
+        assert!(file.tensor("embeddings").unwrap().data() == rounded);
+    }
+    assert_eq!(server.metric("tilesight_responses_total{status=\"200\"}"), 3.0);
+    assert_eq!(server.metric("tilesight_stage_seconds_count{stage=\"encode\"}"), 3.0);
+    assert_eq!((server.metric("tilesight_requests"), server.metric("tilesight_held_bytes")), (0.0, 0.0));
+}
+
+#[test]
+fn the_inference_protocol_takes_pictures_and_gives_binary_tensors() {
+    let server = Server::start(&[]);
+    let bytes = bytes_tensor(&[picture("image0.png"), picture("image1.png")]);
+    let request = json!({
+        "id": "seven",
+        "inputs": [image_input(2, bytes.len())],
+        "parameters": { "binary_data_output": true },
+    });
+    let response = infer(&server, &request, &[&bytes]);
+    assert_eq!(response.status, 200, "{}", response.text());
+    let len: usize = response.header("inference-header-content-length").unwrap().parse().unwrap();
+    let head: Value = serde_json::from_slice(&response.body[..len]).unwrap();
+    assert_eq!((&head["id"], &head["model_name"]), (&json!("seven"), &json!("tilesight")));
+    let expected = expected(&["image0.png", "image1.png"]);
+    let mut rest = &response.body[len..];
+    for (output, (name, datatype, shape)) in head["outputs"].as_array().unwrap().iter().zip([
+        ("embeddings", "FP32", json!([20, 32])),
+        ("num_tiles", "INT64", json!([2])),
+        ("aspect_ratio", "INT64", json!([2, 2])),
+    ]) {
+        assert_eq!((&output["name"], &output["datatype"]), (&json!(name), &json!(datatype)));
+        assert_eq!(output["shape"], shape);
+        let (data, later) = rest.split_at(output["parameters"]["binary_data_size"].as_u64().unwrap() as usize);
+        rest = later;
+        match name {
+            "embeddings" => assert!(floats(data) == expected),
+            "num_tiles" => assert_eq!(integers(data), [3, 1]),
+            _ => assert_eq!(integers(data), [1, 3, 1, 1]),
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn the_inference_protocol_takes_pixels_and_gives_json() {
+    let server = Server::start(&[]);
+    let values = common::noise(4 * 3 * 28 * 28, 3);
+    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let case = common::Case::new(values.clone(), [1, 1, 4, 3, 28, 28], Some(vec![[1, 2]]));
+    let expected = encoder.encode_pixels(&case.pixels()).unwrap().embeddings;
+    let binary: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let aspect_ratio = json!({ "name": "aspect_ratio", "shape": [1, 2], "datatype": "INT64", "data": [[1, 2]] });
+    let pixels = |rest: Value| {
+        let mut pixels = json!({ "name": "pixels", "shape": [1, 4, 3, 28, 28], "datatype": "FP32" });
+        pixels.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        json!({ "inputs": [pixels, aspect_ratio], "outputs": [{ "name": "embeddings" }, { "name": "num_tiles" }] })
+    };
+    let behind = infer(&server, &pixels(json!({ "parameters": { "binary_data_size": binary.len() } })), &[&binary]);
+    let inside =
+        server.post("/v2/models/tilesight/infer", &[], pixels(json!({ "data": values })).to_string().as_bytes());
+    for response in [behind, inside] {
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        let outputs = &response.json()["outputs"];
+        let found: Vec<f32> =
+            outputs[0]["data"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+        assert!(found == expected);
+        assert_eq!(outputs[1]["data"], json!([4]));
+    }
+}
+
+#[test]
+fn what_the_model_is_can_be_asked() {
+    let server = Server::start(&[]);
+    assert_eq!(server.get("/v2").json()["extensions"][0], "binary_tensor_data");
+    let model = server.get("/v2/models/tilesight").json();
+    assert_eq!(model["inputs"][1], json!({ "name": "pixels", "datatype": "FP32", "shape": [-1, -1, 3, 28, 28] }));
+    assert_eq!(model["outputs"][0], json!({ "name": "embeddings", "datatype": "FP32", "shape": [-1, 32] }));
+    assert_eq!(server.get("/v2/models/tilesight/versions/1/config").json()["input"][0]["data_type"], "TYPE_STRING");
+    for path in ["/v2/health/live", "/v2/health/ready", "/health/live", "/v2/models/tilesight/ready"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    assert_eq!(server.get("/v2/models/other/ready").status, 404);
+    assert_eq!(server.get("/nowhere").status, 404);
+    assert_eq!(server.get("/v1/encode").status, 405);
+}
+
+#[test]
+fn every_bad_request_is_told_and_the_next_one_is_right() {
+    let server = Server::start(&["--max-body-bytes", "200000", "--max-pixels", "100000"]);
+    let good = picture("image0.png");
+    let bomb = {
+        // A header that claims 60,000 pixels a side, its checksum right.
+        let mut png = good.clone();
+        png[16..24].copy_from_slice(&[60_000u32.to_be_bytes(), 60_000u32.to_be_bytes()].concat());
+        let checksum = crc32fast::hash(&png[12..29]).to_be_bytes();
+        png[29..33].copy_from_slice(&checksum);
+        png
+    };
+    for (what, path, headers, body, status) in [
+        ("no picture", "/v1/encode", &[][..], &b"hello"[..], 415),
+        ("an empty body", "/v1/encode", &[], b"", 415),
+        ("a picture cut short", "/v1/encode", &[], &good[..good.len() / 2], 400),
+        ("a bomb", "/v1/encode", &[], &bomb, 413),
+        ("an oversize body", "/v1/encode", &[], &[0; 200_001], 413),
+        ("another element type", "/v1/encode?dtype=int8", &[], &good, 400),
+        ("another encoding", "/v1/encode", &[("Content-Encoding", "gzip")], &good, 400),
+        ("a time that is none", "/v1/encode", &[("Tilesight-Timeout-Ms", "soon")], &good, 400),
+        ("no JSON", "/v2/models/tilesight/infer", &[], b"{", 400),
+        (
+            "a header beyond the body",
+            "/v2/models/tilesight/infer",
+            &[("Inference-Header-Content-Length", "9")],
+            b"{}",
+            400,
+        ),
+        ("another model", "/v2/models/other/infer", &[], b"{}", 404),
+    ] {
+        let response = server.post(path, headers, body);
+        assert_eq!(response.status, status, "{what}: {}", response.text());
+        assert!(response.json()["error"].as_str().is_some_and(|error| !error.is_empty()), "{what}");
+        assert_serves(&server);
+    }
+    let bytes = bytes_tensor(std::slice::from_ref(&good));
+    let image = |n, len| image_input(n, len);
+    let pixels = |shape: Value, datatype: &str, size: usize| json!({ "name": "pixels", "shape": shape, "datatype": datatype, "parameters": { "binary_data_size": size } });
+    for (what, request, tensors) in [
+        ("no inputs", json!({ "inputs": [] }), &[][..]),
+        ("fewer bytes than said", json!({ "inputs": [image(1, bytes.len() + 1)] }), &bytes),
+        ("more bytes than said", json!({ "inputs": [image(1, bytes.len() - 1)] }), &bytes),
+        ("more elements than said", json!({ "inputs": [image(2, bytes.len())] }), &bytes),
+        ("a length beyond the tensor", json!({ "inputs": [image(1, 5)] }), &[200, 0, 0, 0, 1]),
+        ("no elements", json!({ "inputs": [image(0, 0)] }), &[]),
+        ("both inputs", json!({ "inputs": [image(1, bytes.len()), pixels(json!([0]), "FP32", 0)] }), &bytes),
+        ("the same twice", json!({ "inputs": [image(1, bytes.len()), image(0, 0)] }), &bytes),
+        (
+            "an input that is none",
+            json!({ "inputs": [image(1, bytes.len()), { "name": "x", "shape": [0], "datatype": "FP32", "data": [] }] }),
+            &bytes,
+        ),
+        ("an output that is none", json!({ "inputs": [image(1, bytes.len())], "outputs": [{ "name": "x" }] }), &bytes),
+        (
+            "half precision in JSON",
+            json!({ "inputs": [image(1, bytes.len())], "parameters": { "dtype": "FP16" } }),
+            &bytes,
+        ),
+        ("a shape that is none", json!({ "inputs": [pixels(json!([1, 3, 28, 28]), "FP32", 0)] }), &[]),
+        (
+            "a shape that overflows",
+            json!({ "inputs": [pixels(json!([1u64 << 40, 1u64 << 40, 3, 28, 28]), "FP32", 0)] }),
+            &[],
+        ),
+        ("a type that is none", json!({ "inputs": [pixels(json!([1, 0, 3, 28, 28]), "INT8", 0)] }), &[]),
+        ("no tiles", json!({ "inputs": [pixels(json!([1, 0, 3, 28, 28]), "FP32", 0)] }), &[]),
+        ("other tiles", json!({ "inputs": [pixels(json!([1, 4, 3, 1, 1]), "FP32", 48)] }), &[0; 48]),
+    ] {
+        let response = infer(&server, &request, &[tensors]);
+        assert_eq!(response.status, 400, "{what}: {}", response.text());
+        assert!(response.json()["error"].as_str().is_some_and(|error| !error.is_empty()), "{what}");
+    }
+    assert_serves(&server);
+    assert_eq!((server.metric("tilesight_requests"), server.metric("tilesight_held_bytes")), (0.0, 0.0));
+}
+
+#[test]
+fn who_comes_when_it_is_full_is_told_to_come_again() {
+    let server = Server::start(&["--max-requests", "1"]);
+    let body = picture("image0.png");
+    let mut first = server.connect();
+    first.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+    wait_until("the first request", || server.metric("tilesight_requests") == 1.0);
+    let refused = server.post("/v1/encode", &[], &body);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
+    first.write_all(&body).unwrap();
+    assert_eq!(read_response(&mut first).status, 200);
+    wait_until("room", || server.metric("tilesight_requests") == 0.0);
+    assert_serves(&server);
+}
+
+#[test]
+fn memory_is_promised_once() {
+    let server = Server::start(&["--max-bytes", "100000"]);
+    let mut first = server.connect();
+    first.write_all(post_head("/v1/encode", &[], 60_000).as_bytes()).unwrap();
+    wait_until("the first request", || server.metric("tilesight_held_bytes") == 60_000.0);
+    assert_eq!(server.post("/v1/encode", &[], &[0; 60_000]).status, 429, "there will be room");
+    assert_eq!(server.post("/v1/encode", &[], &[0; 100_001]).status, 413, "there never will be");
+    drop(first);
+    wait_until("room", || server.metric("tilesight_held_bytes") == 0.0);
+    assert_serves(&server);
+}
+
+#[test]
+fn slow_senders_and_vanished_clients_cost_no_place() {
+    let server = Server::start(&["--timeout", "1"]);
+    let body = picture("image0.png");
+    let mut slow = server.connect();
+    slow.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+    slow.write_all(&body[..100]).unwrap();
+    assert_eq!(read_response(&mut slow).status, 408);
+    let mut vanishing = server.connect();
+    vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+    vanishing.write_all(&body[..100]).unwrap();
+    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    drop(vanishing);
+    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+    let hurried = server.post("/v1/encode", &[("Tilesight-Timeout-Ms", "0")], &body);
+    assert!([408, 504].contains(&hurried.status), "{}", hurried.text());
+    assert_serves(&server);
+}
+
+#[test]
+fn a_deadline_that_comes_in_the_queue_is_told() {
+    let server = Server::start(&["--max-delay", "60000"]);
+    let begin = Instant::now();
+    let late = server.post("/v1/encode", &[("Tilesight-Timeout-Ms", "300")], &picture("image0.png"));
+    assert_eq!(late.status, 504, "{}", late.text());
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+}
+
+#[test]
+fn many_at_once_all_get_their_own() {
+    let server = Server::start(&["--max-delay", "20"]);
+    let expected = [expected(&["image0.png"]), expected(&["image1.png"])];
+    std::thread::scope(|scope| {
+        for client in 0..12 {
+            let (server, expected) = (&server, &expected[client % 2]);
+            scope.spawn(move || {
+                let body = picture(["image0.png", "image1.png"][client % 2]);
+                for _ in 0..4 {
+                    let response = server.post("/v1/encode", &[], &body);
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+                    assert!(floats(file.tensor("embeddings").unwrap().data()) == *expected);
+                }
+            });
+        }
+    });
+    let alone = server.metric("tilesight_batch_requests_bucket{le=\"1\"}");
+    assert!(alone < server.metric("tilesight_batch_requests_count"), "nothing was batched");
+}
+
+#[test]
+fn a_signal_lets_those_who_are_there_finish() {
+    let mut server = Server::start(&[]);
+    let body = picture("image0.png");
+    let mut inside = server.connect();
+    inside.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    server.signal("TERM");
+    wait_until("draining", || server.get("/health/ready").status == 503);
+    assert_eq!(server.get("/health/live").status, 200);
+    assert_eq!(server.post("/v1/encode", &[], &body).status, 503);
+    inside.write_all(&body).unwrap();
+    let response = read_response(&mut inside);
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
+    for second in [false, true] {
+        let timeout = if second { "60" } else { "1" };
+        let mut server = Server::start(&["--drain-timeout", timeout]);
+        let mut inside = server.connect();
+        inside.write_all(post_head("/v1/encode", &[], 1000).as_bytes()).unwrap();
+        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        let begin = Instant::now();
+        server.signal("TERM");
+        if second {
+            wait_until("draining", || server.get("/health/ready").status == 503);
+            server.signal("TERM");
+        }
+        assert_eq!(server.wait().success(), !second);
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        let _ = inside.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
+fn a_batch_that_takes_too_long_ends_the_process() {
+    // The demo model, for the golden one is done before anybody looks.
+    let mut server = Server::spawn(&["--device", "cpu", "--batch-timeout", "0"], &[]);
+    let body = picture("image0.png");
+    wait_until("the end", || {
+        if let Ok(mut stream) = TcpStream::connect(server.address) {
+            // Whether there is an answer depends on when it is found out.
+            let _ = stream.write_all(post_head("/v1/encode", &[], body.len()).as_bytes());
+            let _ = stream.write_all(&body).and_then(|()| stream.read_to_end(&mut Vec::new()));
+        }
+        !server.is_running()
+    });
+    assert_eq!(server.wait().code(), Some(1));
+}
