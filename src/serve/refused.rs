@@ -7,6 +7,9 @@ use axum::response::{IntoResponse, Response};
 use crate::batch::{Failure, Phase, Refusal};
 use crate::error::{CudaError, Error, ImageError, InputError};
 
+/// The driver's status of a call that lacked memory for itself.
+const CUDA_ERROR_OUT_OF_MEMORY: u32 = 2;
+
 /// Why a request has no answer but this.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
@@ -50,9 +53,11 @@ impl Refused {
                     StatusCode::UNSUPPORTED_MEDIA_TYPE
                 }
                 Error::Input(InputError::OutOfMemory { .. })
-                | Error::Cuda(CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. }) => {
-                    StatusCode::INSUFFICIENT_STORAGE
-                }
+                | Error::Cuda(
+                    CudaError::OutOfMemory { .. }
+                    | CudaError::OutOfPinnedMemory { .. }
+                    | CudaError::Driver { code: CUDA_ERROR_OUT_OF_MEMORY, .. },
+                ) => StatusCode::INSUFFICIENT_STORAGE,
                 Error::Image(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },

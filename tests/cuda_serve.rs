@@ -1,0 +1,76 @@
+//! The server when its GPU fails: what is lost is told and ends the process, what is not lost goes on. Needs the
+//! simulated device: `scripts/on-simulator cargo test --features cuda,serve`.
+
+mod common;
+mod server;
+
+use common::golden;
+use server::{Response, Server};
+
+/// CUDA's status of a call that lacks memory.
+const OUT_OF_MEMORY: u32 = 2;
+/// CUDA's status of a kernel that failed; every later call fails, too.
+const LAUNCH_FAILED: u32 = 719;
+
+/// A launch and a call that come after the weights have been turned and the first encode is done, and long before
+/// `MAX_REQUESTS` requests are.
+const LATER: u32 = 3000;
+const MAX_REQUESTS: usize = 400;
+
+fn start(options: &[&str], fault: Option<(&str, &str)>) -> Server {
+    let model = golden("hf_tiny").display().to_string();
+    let variables: Vec<(&str, &str)> = fault.into_iter().collect();
+    let server = Server::spawn(&[&["--device", "cuda", "--model", &model], options].concat(), &variables);
+    server.wait_until_ready();
+    server
+}
+
+fn encode(server: &Server) -> Response {
+    server.post("/v1/encode", &[], &std::fs::read(golden("hf_tiny").join("image0.png")).unwrap())
+}
+
+/// The first answer that is not an encoded picture; those before it are all the same.
+fn first_failure(server: &Server) -> Response {
+    let first = encode(server);
+    assert_eq!(first.status, 200, "{}", first.text());
+    for _ in 0..MAX_REQUESTS {
+        let next = encode(server);
+        if next.status != 200 {
+            return next;
+        }
+        assert!(next.body == first.body, "the same picture, other embeddings");
+    }
+    panic!("the fault fell into no request");
+}
+
+#[test]
+fn a_lost_gpu_is_told_and_ends_the_process() {
+    let fault = format!("{LATER}:{LAUNCH_FAILED}");
+    let mut server = start(&[], Some(("TILESIGHT_SIMULATOR_FAIL_LAUNCH", &fault)));
+    let failure = first_failure(&server);
+    assert_eq!(failure.status, 503, "{}", failure.text());
+    assert_eq!(server.wait().code(), Some(1));
+}
+
+#[test]
+fn a_gpu_that_hangs_is_told_and_ends_the_process() {
+    let fault = LATER.to_string();
+    let mut server = start(&["--batch-timeout", "5"], Some(("TILESIGHT_SIMULATOR_HANG_LAUNCH", &fault)));
+    let failure = first_failure(&server);
+    assert_eq!(failure.status, 503, "{}", failure.text());
+    // By itself, or by being aborted where the driver holds it.
+    assert!(!server.wait().success());
+}
+
+#[test]
+fn memory_that_lacks_for_one_request_is_there_for_the_next() {
+    let expected = encode(&start(&[], None)).body;
+    let fault = format!("{LATER}:{OUT_OF_MEMORY}");
+    let server = start(&[], Some(("TILESIGHT_SIMULATOR_FAIL_CALL", &fault)));
+    let failure = first_failure(&server);
+    assert_eq!(failure.status, 507, "{}", failure.text());
+    assert_eq!(server.get("/health/ready").status, 200);
+    let next = encode(&server);
+    assert_eq!(next.status, 200, "{}", next.text());
+    assert!(next.body == expected);
+}
