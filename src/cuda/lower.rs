@@ -65,6 +65,39 @@ impl<'a> Lowering<'a> {
         self.batch.batch.num_rows(stack, self.plan.capacity.rows[stack.index()])
     }
 
+    /// A step's matrix product by itself, in the element type; none for steps that are no single one.
+    pub(super) fn bare_product(&self, step: &Step) -> Option<Product<'a>> {
+        let (input, output) = (self.matrix(*step.op.reads().first()?), step.op.writes());
+        let (weight, rows) = match step.op {
+            Op::PatchEmbedding { .. } => {
+                let embedding = &self.weights.embedding;
+                (embedding.patch.view(&embedding.block), self.plan.capacity.tiles * self.plan.config.num_patches())
+            }
+            Op::LayerNormLinear { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let linear = match part {
+                    NormLinear::Qkv => &weights.qkv,
+                    NormLinear::Fc1 => &weights.fc1,
+                };
+                (linear.weight.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::LinearResidual { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let matrix = match part {
+                    ResidualLinear::Out => &weights.out,
+                    ResidualLinear::Fc2 => &weights.fc2,
+                };
+                (matrix.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::Patchify { .. }
+            | Op::TilePosition { .. }
+            | Op::Attention { .. }
+            | Op::TileNorm { .. }
+            | Op::Projection { .. } => return None,
+        };
+        Some(Product { input, weight, output: self.matrix(output), rows, add: false })
+    }
+
     fn patchify(&self, output: BufferId) -> Result<(), CudaError> {
         let config = &self.plan.config;
         let patchify = ops::Patchify {
