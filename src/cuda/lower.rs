@@ -67,7 +67,6 @@ impl<'a> Lowering<'a> {
 
     /// A step's matrix product by itself, in the element type; none for steps that are no single one.
     pub(super) fn bare_product(&self, step: &Step) -> Option<Product<'a>> {
-        let (input, output) = (self.matrix(*step.op.reads().first()?), step.op.writes());
         let (weight, rows) = match step.op {
             Op::PatchEmbedding { .. } => {
                 let embedding = &self.weights.embedding;
@@ -95,7 +94,8 @@ impl<'a> Lowering<'a> {
             | Op::TileNorm { .. }
             | Op::Projection { .. } => return None,
         };
-        Some(Product { input, weight, output: self.matrix(output), rows, add: false })
+        let (input, output) = (self.matrix(step.op.reads()[0]), self.matrix(step.op.writes()));
+        Some(Product { input, weight, output, rows, add: false })
     }
 
     fn patchify(&self, output: BufferId) -> Result<(), CudaError> {
