@@ -22,14 +22,14 @@ __device__ __forceinline__ void release(uint32_t barrier) {
     }
 }
 
-// Values beyond the last key become zeros, for a weight of zero would not make a NaN harmless. By all warpgroups that have
-// rows, for all of them read all.
+// Values beyond the last key become zeros, for a weight of zero would not make a NaN harmless. By all warpgroups, for all
+// read all; by those without rows, too, lest one that is a work ahead wait for others than these.
 template <class Tiling>
-__device__ __forceinline__ void clear_values(uint32_t stage, uint32_t num_keys, uint32_t num_threads) {
+__device__ __forceinline__ void clear_values(uint32_t stage, uint32_t num_keys) {
+    constexpr uint32_t NUM_THREADS = 128 * Tiling::CONSUMERS;
     constexpr uint32_t UNITS = Tiling::CHUNK_BYTES / 16;
     uint8_t* values = dynamic_shared() + Tiling::VALUES + stage * Tiling::BLOCK_BYTES;
-    for (uint32_t index = num_keys * UNITS + threadIdx.x % num_threads; index < Tiling::KEYS * UNITS;
-         index += num_threads) {
+    for (uint32_t index = num_keys * UNITS + threadIdx.x - 128; index < Tiling::KEYS * UNITS; index += NUM_THREADS) {
 #pragma unroll
         for (uint32_t chunk = 0; chunk < Tiling::CHUNKS; ++chunk) {
             uint8_t* place = values + chunk * Tiling::KEYS * Tiling::CHUNK_BYTES + index * 16;
@@ -37,7 +37,7 @@ __device__ __forceinline__ void clear_values(uint32_t stage, uint32_t num_keys, 
         }
     }
     fence_proxy_async();
-    named_barrier_sync(Tiling::ALL, num_threads);
+    named_barrier_sync(Tiling::ALL, NUM_THREADS);
 }
 
 // What a consumer keeps from work to work.
@@ -52,14 +52,17 @@ struct Consumer {
     }
 
     // A warpgroup without rows gives back what the others read.
-    __device__ __forceinline__ void pass(uint32_t num_blocks) {
+    __device__ __forceinline__ void pass(const AttentionWork& work) {
         mbarrier_wait(barrier(Tiling::QUERIES_FULL, 0), queries_parity);
         release(barrier(Tiling::QUERIES_EMPTY, 0));
 #pragma unroll 1
-        for (uint32_t block = 0; block < num_blocks; ++block) {
+        for (uint32_t key = work.first_key; key < work.end_key; key += Tiling::KEYS) {
             mbarrier_wait(barrier(Tiling::KEYS_FULL, keys.stage), keys.parity);
             release(barrier(Tiling::KEYS_EMPTY, keys.stage));
             mbarrier_wait(barrier(Tiling::VALUES_FULL, values.stage), values.parity);
+            if (work.end_key - key < Tiling::KEYS) {
+                clear_values<Tiling>(values.stage, work.end_key - key);
+            }
             release(barrier(Tiling::VALUES_EMPTY, values.stage));
             keys.advance();
             values.advance();
@@ -126,7 +129,7 @@ struct Consumer {
         mbarrier_wait(barrier(Tiling::VALUES_FULL, values.stage), values.parity);
         const uint32_t last_keys = (work.end_key - work.first_key) % Tiling::KEYS;
         if (last_keys != 0) {
-            clear_values<Tiling>(values.stage, last_keys, 128 * num_tiles);
+            clear_values<Tiling>(values.stage, last_keys);
         }
         start_sums<Tiling>(state.sums, weights, values.stage, is_first);
         wgmma_wait<0>();
@@ -164,7 +167,7 @@ __device__ __forceinline__ void consume(const HopperAttentionParams& params, uin
                 store_output<Tiling>(params, work, tile, state);
             }
         } else {
-            consumer.pass((work.end_key - work.first_key + Tiling::KEYS - 1) / Tiling::KEYS);
+            consumer.pass(work);
         }
         consumer.queries_parity ^= 1;
     }

@@ -131,7 +131,7 @@ struct HopperTiling {
     static_assert(ARRIVALS + 16 <= shared_bytes(STAGES), "as counted above");
     static_assert(BARRIERS % 8 == 0, "aligned");
 
-    // Barriers by number: a warpgroup's turn, its own, and all that have rows.
+    // Barriers by number: a warpgroup's turn, its own, and all consumers'.
     static constexpr uint32_t TURN = 1;
     static constexpr uint32_t OWN = TURN + CONSUMERS;
     static constexpr uint32_t ALL = OWN + CONSUMERS;

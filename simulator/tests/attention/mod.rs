@@ -119,15 +119,10 @@ impl Batch {
 
     /// Holds a result against both.
     pub fn check(&self, bits: &[u16]) {
-        self.check_within(bits, 1.1);
-    }
-
-    /// The same with another factor of the plain computation's error.
-    pub fn check_within(&self, bits: &[u16], factor: f64) {
         let found: Vec<f32> = bits.iter().map(|bits| self.dtype.value(*bits)).collect();
         let (exact, naive) = self.references();
         let (error, naive_error) = (relative_error(&found, &exact), relative_error(&naive, &exact));
-        let limit = factor * naive_error + 2e-5;
+        let limit = 1.1 * naive_error + 2e-5;
         let Self { images, head_size, dtype, .. } = self;
         println!("{} {head_size}: {error:.3e}, naive {naive_error:.3e}", dtype.name());
         assert!(error <= limit, "{dtype:?}, head size {head_size}, {images:?}: {error:.3e}, limit {limit:.3e}");
