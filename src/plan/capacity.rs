@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{BatchShape, Semantics, Stack, Target};
+use super::{ATTENTION_QUERIES, ATTENTION_TILE, BatchShape, Semantics, Stack, Target};
 use crate::config::EncoderConfig;
 
 /// Counts that decide how large a plan's buffers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Capacity {
     /// Tiles of pixels that are read.
     pub input_tiles: usize,
@@ -14,8 +14,10 @@ pub struct Capacity {
     pub tiles: usize,
     /// Rows in the transformer and in the gated layers.
     pub rows: [usize; 2],
-    /// Groups of queries that attention takes together, likewise.
+    /// Groups of queries that attention takes together, likewise; on Hopper, that see the same keys.
     pub attention_items: [usize; 2],
+    /// On Hopper, tickets of attention's pieces, of the stack that has more.
+    pub attention_tickets: usize,
     /// Rows of the output matrix that are computed.
     pub projected_rows: usize,
     /// Rows of the embeddings.
@@ -26,8 +28,8 @@ impl Capacity {
     /// Exactly what `batch` needs on `target`; `usize::MAX` where a count cannot be expressed.
     pub fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let tokens = config.num_tokens();
-        let mut sum =
-            Self { input_tiles: 0, tiles: 0, rows: [0; 2], attention_items: [0; 2], projected_rows: 0, output_rows: 0 };
+        let mut sum = Self::default();
+        let mut tickets = [0; 2];
         let add = |total: &mut usize, more: usize| *total = total.saturating_add(more);
         for image in &batch.images {
             add(
@@ -38,12 +40,20 @@ impl Capacity {
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
                 let (rows, index) = (image.rows(stack), stack.index());
                 add(&mut sum.rows[index], rows.len);
-                let items = |rows: usize| rows.div_ceil(target.attention_queries());
-                add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
+                if let Some(tiling) = target.attention_tiling(config) {
+                    for group in tiling.groups(rows) {
+                        add(&mut sum.attention_items[index], 1);
+                        add(&mut tickets[index], group.num_tickets(config.num_heads));
+                    }
+                } else {
+                    let items = |rows: usize| rows.div_ceil(ATTENTION_QUERIES);
+                    add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
+                }
             }
             add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
             add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
         }
+        sum.attention_tickets = tickets[0].max(tickets[1]);
         sum
     }
 
@@ -62,14 +72,22 @@ impl Capacity {
             Semantics::Meta => config.num_alignment_rows(),
         };
         let rows = num_tiles.saturating_mul(config.num_tokens() + alignment);
-        // An image's groups of queries begin anew twice at most.
-        let items = rows.div_ceil(target.attention_queries()).saturating_add(num_tiles.saturating_mul(2));
+        // Queries of an image are of two kinds at most; on Hopper, those of a kind are whole items and a rest.
+        let kinds = num_tiles.saturating_mul(2);
+        let (items, tickets) = match target.attention_tiling(config) {
+            Some(tiling) => {
+                let tickets = tiling.rows.div_ceil(ATTENTION_TILE).saturating_mul(config.num_heads);
+                (kinds.saturating_mul(2), kinds.saturating_mul(tickets))
+            }
+            None => (rows.div_ceil(ATTENTION_QUERIES).saturating_add(kinds), 0),
+        };
         let output_rows = num_tiles.saturating_mul(config.num_tokens());
         let all = Self {
             input_tiles: num_tiles,
             tiles: num_tiles,
             rows: [rows; 2],
             attention_items: [items; 2],
+            attention_tickets: tickets,
             projected_rows: output_rows,
             output_rows,
         };
@@ -93,6 +111,7 @@ impl Capacity {
             tiles: self.tiles.max(other.tiles),
             rows: [0, 1].map(|k| self.rows[k].max(other.rows[k])),
             attention_items: [0, 1].map(|k| self.attention_items[k].max(other.attention_items[k])),
+            attention_tickets: self.attention_tickets.max(other.attention_tickets),
             projected_rows: self.projected_rows.max(other.projected_rows),
             output_rows: self.output_rows.max(other.output_rows),
         }
@@ -109,6 +128,7 @@ impl Capacity {
             tiles: change(self.tiles),
             rows: self.rows.map(&change),
             attention_items: self.attention_items.map(&change),
+            attention_tickets: change(self.attention_tickets),
             projected_rows: change(self.projected_rows),
             output_rows: change(self.output_rows),
         }

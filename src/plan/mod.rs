@@ -4,6 +4,7 @@
 //! live buffers overlap, that every read has a writer, and that the FLOPs are those of the closed form.
 
 mod arena;
+mod attention;
 mod build;
 mod capacity;
 mod layout;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
+pub use attention::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, QueryGroup};
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 pub use target::{ATTENTION_QUERIES, Form, Precision, Target};
@@ -197,12 +199,15 @@ pub struct Beside {
     /// A matrix product in f32, before bias, activation, gate and residual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<BufferId>,
+    /// What pieces of attention leave to be merged, in f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partials: Option<BufferId>,
 }
 
 impl Beside {
     /// The buffers there are.
     pub fn buffers(&self) -> impl Iterator<Item = BufferId> {
-        [self.moments, self.prepared, self.product].into_iter().flatten()
+        [self.moments, self.prepared, self.product, self.partials].into_iter().flatten()
     }
 }
 

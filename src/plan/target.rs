@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Op;
+use super::{AttentionTiling, Op};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 
@@ -83,9 +83,9 @@ impl Target {
     pub(crate) fn form_of(&self, op: &Op) -> Option<Form> {
         match op {
             Op::Patchify { .. } | Op::TilePosition { .. } | Op::TileNorm { .. } => None,
+            Op::Attention { .. } => Some(self.form),
             Op::PatchEmbedding { .. }
             | Op::LayerNormLinear { .. }
-            | Op::Attention { .. }
             | Op::LinearResidual { .. }
             | Op::Projection { .. } => Some(match self.form {
                 Form::Hopper => Form::Portable,
@@ -94,9 +94,9 @@ impl Target {
         }
     }
 
-    /// Queries that attention takes together at most; see [`ATTENTION_QUERIES`].
-    pub(crate) fn attention_queries(&self) -> usize {
-        ATTENTION_QUERIES
+    /// How attention divides an image's rows, in the form that has groups of queries in place of items.
+    pub(crate) fn attention_tiling(&self, config: &EncoderConfig) -> Option<AttentionTiling> {
+        (self.form == Form::Hopper).then(|| AttentionTiling::of(self.head_columns(config)))
     }
 
     /// Columns that a head takes in queries, keys, values and attention's output. On a GPU they are filled up with

@@ -72,7 +72,9 @@ fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
         scatter_embeddings::cases,
     ];
     let shared = shared.into_iter().filter(|_| form == Form::Portable);
-    matrices.into_iter().chain(shared).flat_map(|cases| cases(dtype)).collect()
+    let hopper = (form == Form::Hopper).then(|| flash_attention::hopper_cases(dtype));
+    let cases = matrices.into_iter().chain(shared).flat_map(|cases| cases(dtype));
+    cases.chain(hopper.into_iter().flatten()).collect()
 }
 
 /// How many cases there are.

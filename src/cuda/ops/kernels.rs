@@ -98,7 +98,6 @@ impl<'a> Launcher<'a> {
     }
 
     /// The form that operations take here.
-    #[expect(dead_code, reason = "Hopper's kernels ask for it")]
     pub(crate) fn form(&self) -> Form {
         self.form
     }

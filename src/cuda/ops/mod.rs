@@ -20,12 +20,13 @@ mod place_weight;
 mod projection;
 mod rows;
 mod scatter_embeddings;
+mod sm90;
 mod tile_norm;
 mod tile_position;
 mod view;
 
 pub(crate) use bias_activation::BiasActivation;
-pub(crate) use flash_attention::FlashAttention;
+pub(crate) use flash_attention::{FlashAttention, Queries};
 pub(crate) use fold_norm::FoldNorm;
 pub(crate) use gated_residual::GatedResidual;
 pub(crate) use gather_rows::GatherRows;
@@ -38,6 +39,9 @@ pub(crate) use patchify::Patchify;
 pub(crate) use place_weight::{Groups, PlaceWeight};
 pub(crate) use projection::Projection;
 pub(crate) use scatter_embeddings::ScatterEmbeddings;
+pub(crate) use sm90::flash_attention::{
+    ALIKE as ALIKE_ATTENTION, GroupedQueries, OTHERS as OTHER_ATTENTION, Variant as AttentionVariant,
+};
 pub(crate) use tile_norm::TileNorm;
 pub(crate) use tile_position::TilePosition;
 pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
@@ -53,7 +57,7 @@ pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
 }
 
 /// Every kernel that a plan of this form may ask for.
-pub(crate) fn all(_form: Form) -> impl Iterator<Item = &'static Kernel> {
+pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
         &bias_activation::KERNEL,
         &fold_norm::KERNEL,
@@ -73,5 +77,7 @@ pub(crate) fn all(_form: Form) -> impl Iterator<Item = &'static Kernel> {
         &linear_residual::KERNELS,
         &projection::KERNELS,
     ];
-    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten())
+    let hopper = (form == Form::Hopper).then(sm90::flash_attention::kernels);
+    let portable = rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten());
+    portable.chain(hopper.into_iter().flatten())
 }
