@@ -71,7 +71,7 @@ pub(super) struct Computing {
     /// else bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) dtype: Option<DtypeName>,
-    /// The kernels of the matrix operations on GPUs: auto (the fastest), portable (one fused kernel a matrix), or cublas
+    /// The kernels of the matrix operations on GPUs: auto (the fastest), hopper or portable (one fused kernel a matrix), or cublas
     /// (cuBLASLt's products: the baseline)
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
     pub(super) kernels: Kernels,

@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     /// The element type on GPUs
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
     dtype: DtypeName,
-    /// The kernels of the matrix operations on GPUs: auto, portable or cublas
+    /// The kernels of the matrix operations on GPUs: auto, hopper, portable or cublas
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
     kernels: Kernels,
     /// Print the whole plan as JSON
@@ -66,6 +66,7 @@ impl Arguments {
     fn target(&self, stored: Dtype) -> Result<Target> {
         let form = match (&self.device, self.kernels) {
             (Device::Auto | Device::Cpu, _) => return Ok(Target::cpu(stored)),
+            (Device::Cuda(_), Kernels::Hopper) => Form::Hopper,
             (Device::Cuda(_), Kernels::Auto | Kernels::Portable) => Form::Portable,
             (Device::Cuda(_), Kernels::Cublas) => Form::Cublas,
         };

@@ -3,13 +3,17 @@
 use super::replica::{Observer, Replica, SLOTS};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
-use crate::cuda::driver::list_devices;
-use crate::cuda::{abi, architecture, fatbin};
+use crate::cuda::architecture::{self, Architecture};
+use crate::cuda::driver::{DeviceModel, list_devices};
+use crate::cuda::{abi, fatbin};
 use crate::error::{CudaError, Error};
-use crate::plan::{Batch, Capacity, Target};
+use crate::plan::{Batch, Capacity, Form, Target};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
+
+/// The compute capability of Hopper, whose own instructions run nowhere else.
+const HOPPER: (u32, u32) = (9, 0);
 
 /// The encoder on GPUs.
 #[derive(Debug)]
@@ -109,6 +113,33 @@ pub(crate) fn require_model(config: &EncoderConfig) -> Result<(), CudaError> {
         return Err(CudaError::Model { limit: "at most 62 hidden states", found });
     }
     Ok(())
+}
+
+/// The fastest form that runs on all of these GPUs.
+///
+/// # Errors
+/// The driver's.
+pub(crate) fn best_form(ordinals: &[usize]) -> Result<Form, CudaError> {
+    let (devices, built) = (list_devices()?, fatbin::architectures());
+    let is_hopper = |ordinal: &usize| devices.get(*ordinal).is_some_and(|model| takes_hopper(model, &built));
+    Ok(if ordinals.iter().all(is_hopper) { Form::Hopper } else { Form::Portable })
+}
+
+/// Checks that the kernels of Hopper run on all of these GPUs. GPUs that are not there are not its business.
+///
+/// # Errors
+/// [`CudaError::Hopper`], and the driver's.
+pub(crate) fn require_hopper(ordinals: &[usize]) -> Result<(), CudaError> {
+    let (devices, built) = (list_devices()?, fatbin::architectures());
+    let refused =
+        ordinals.iter().filter_map(|ordinal| devices.get(*ordinal)).find(|model| !takes_hopper(model, &built));
+    let Some(model) = refused else { return Ok(()) };
+    let (device, capability) = (model.name.clone(), model.capability);
+    Err(CudaError::Hopper { device, capability, built_for: architecture::Architecture::join(&built) })
+}
+
+fn takes_hopper(model: &DeviceModel, built: &[Architecture]) -> bool {
+    model.capability == HOPPER && built.iter().any(|of| of.specific && of.runs_on(HOPPER))
 }
 
 /// The first GPU, where the driver, the GPU and the model are such that this build can use it.

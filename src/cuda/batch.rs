@@ -11,7 +11,7 @@ use super::abi;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
-use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Plan, Rows, SequenceLayout, Stack};
+use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Plan, Rows, SequenceLayout, Stack, Target};
 
 // The plan counts groups by numbers that the kernels count by, too.
 const _: () = assert!(ATTENTION_QUERIES == abi::ATTENTION_QUERIES as usize);
@@ -24,6 +24,7 @@ const ALIGNMENT: usize = 256;
 #[derive(Debug, Clone)]
 pub(super) struct BatchTables {
     capacity: Capacity,
+    target: Target,
     tiles: usize,
     token_rows: usize,
     global_rows: usize,
@@ -35,7 +36,8 @@ pub(super) struct BatchTables {
 }
 
 impl BatchTables {
-    pub(super) fn new(capacity: Capacity) -> Self {
+    /// The tables of a plan for `target` with this capacity.
+    pub(super) fn new(capacity: Capacity, target: Target) -> Self {
         let mut end = size_of::<abi::Batch>();
         let mut table = |len: usize, size: usize| {
             let start = end.next_multiple_of(ALIGNMENT);
@@ -44,6 +46,7 @@ impl BatchTables {
         };
         Self {
             capacity,
+            target,
             tiles: table(capacity.tiles, size_of::<abi::TileSource>()),
             token_rows: table(capacity.rows[0], size_of::<abi::TokenRow>()),
             global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
@@ -81,8 +84,8 @@ impl BatchTables {
         [pixels, embeddings]: [u64; 2],
         bytes: &mut [u8],
     ) {
-        let lists = Lists::of(config, batch);
-        let counts = Capacity::of(config, batch);
+        let lists = Lists::of(config, batch, self.target);
+        let counts = Capacity::of(config, batch, self.target);
         assert!(self.capacity.covers(&counts), "a batch beyond the capacity of its plan");
         let bytes = &mut bytes[..self.bytes];
         let mut head = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
@@ -138,7 +141,7 @@ struct Lists {
 }
 
 impl Lists {
-    fn of(config: &EncoderConfig, batch: &BatchShape) -> Self {
+    fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let mut lists = Self::default();
         let (mut first_pixels, mut first_output) = (0, 0);
         for image in &batch.images {
@@ -146,7 +149,7 @@ impl Lists {
             lists.project(config, image, first, first_output);
             lists.embed(config, image, first_pixels);
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
-                lists.attend(stack, image.rows(stack), first[stack.index()]);
+                lists.attend(stack, image.rows(stack), first[stack.index()], target.attention_queries());
             }
             first_pixels += image.num_input_tiles();
             first_output += image.num_output_tiles() * config.num_tokens();
@@ -202,14 +205,14 @@ impl Lists {
     }
 
     /// An image's queries, in groups that see the same keys.
-    fn attend(&mut self, stack: Stack, rows: &Rows, first_row: usize) {
+    fn attend(&mut self, stack: Stack, rows: &Rows, first_row: usize, max_queries: usize) {
         let first_multiple = rows.multiples.first().map_or(rows.len, |multiple| multiple.rows.start);
         let items = &mut self.attention_items[stack.index()];
         let mut group = |queries: Range<usize>, num_keys: usize| {
-            for start in queries.clone().step_by(ATTENTION_QUERIES) {
+            for start in queries.clone().step_by(max_queries) {
                 items.push(abi::AttentionItem {
                     query_row: (first_row + start) as u32,
-                    num_queries: ATTENTION_QUERIES.min(queries.end - start) as u32,
+                    num_queries: max_queries.min(queries.end - start) as u32,
                     key_row: first_row as u32,
                     num_keys: num_keys as u32,
                     first_multiple: first_multiple.min(num_keys) as u32,

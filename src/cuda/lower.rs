@@ -25,18 +25,23 @@ impl<'a> Lowering<'a> {
     pub(super) fn step(&self, step: &Step) -> Result<(), CudaError> {
         match step.op {
             Op::Patchify { output, .. } => self.patchify(output),
-            Op::PatchEmbedding { input, output } => self.patch_embedding(input, output),
+            Op::PatchEmbedding { input, output } => self.patch_embedding(step, input, output),
             Op::TilePosition { input, output } => self.tile_position(step, input, output),
             Op::LayerNormLinear { layer, part, input, output } => {
                 self.layer_norm_linear(step, (layer, part), input, output)
             }
-            Op::Attention { layer, input, output } => self.attention(layer.stack, input, output),
+            Op::Attention { layer, input, output } => self.attention(step, layer.stack, input, output),
             Op::LinearResidual { layer, part, input, residual, output } => {
                 self.linear_residual(step, (layer, part), input, [residual, output])
             }
             Op::TileNorm { input, output } => self.tile_norm(step, input, output),
             Op::Projection { head, ref hidden, .. } => self.projection(step, head, hidden),
         }
+    }
+
+    /// What launches a step's matrix operation, in the step's form.
+    fn launcher(&self, step: &Step) -> Launcher<'a> {
+        step.form.map_or(self.launcher, |form| self.launcher.in_form(form))
     }
 
     fn matrix(&self, id: BufferId) -> Matrix<'a> {
@@ -68,7 +73,7 @@ impl<'a> Lowering<'a> {
         patchify.launch(&self.launcher)
     }
 
-    fn patch_embedding(&self, input: BufferId, output: BufferId) -> Result<(), CudaError> {
+    fn patch_embedding(&self, step: &Step, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let embedding = &self.weights.embedding;
         let weight = embedding.patch.view(&embedding.block);
         let rows = self.plan.capacity.tiles * self.plan.config.num_patches();
@@ -79,7 +84,7 @@ impl<'a> Lowering<'a> {
             }
             None => {
                 let num_rows = self.batch.batch.num_patches(rows);
-                ops::PatchEmbedding { num_rows, input, weight, output }.launch(&self.launcher)
+                ops::PatchEmbedding { num_rows, input, weight, output }.launch(&self.launcher(step))
             }
         }
     }
@@ -136,7 +141,7 @@ impl<'a> Lowering<'a> {
             output,
             gelu,
         };
-        layer_norm_linear.launch(&self.launcher)
+        layer_norm_linear.launch(&self.launcher(step))
     }
 
     /// The baseline: a norm, a product of the library's, and what is left.
@@ -165,7 +170,7 @@ impl<'a> Lowering<'a> {
         ops::BiasActivation { num_rows, product, bias, output, gelu: true }.launch(&self.launcher)
     }
 
-    fn attention(&self, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
+    fn attention(&self, step: &Step, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let index = stack.index();
         let attention = ops::FlashAttention {
             num_items: self.batch.batch.num_attention_items(stack, self.plan.capacity.attention_items[index]),
@@ -176,7 +181,7 @@ impl<'a> Lowering<'a> {
             num_heads: self.plan.config.num_heads,
             head_dim: self.plan.config.head_dim(),
         };
-        attention.launch(&self.launcher)
+        attention.launch(&self.launcher(step))
     }
 
     fn linear_residual(
@@ -205,7 +210,7 @@ impl<'a> Lowering<'a> {
                 moments: self.moments(step),
                 gate,
             };
-            return linear_residual.launch(&self.launcher);
+            return linear_residual.launch(&self.launcher(step));
         };
         self.multiply(input, weight, product, num_rows.capacity, false)?;
         ops::GatedResidual { num_rows, product, bias, residual, output, gate }.launch(&self.launcher)
@@ -236,7 +241,7 @@ impl<'a> Lowering<'a> {
         let (batch, rows) = (self.batch.batch, self.batch.projected_rows);
         let Some(product) = step.beside.product.map(|id| self.matrix(id)) else {
             let projection = ops::Projection { batch, rows, head, hidden: &hidden, weight, bias, tokens };
-            return projection.launch(&self.launcher);
+            return projection.launch(&self.launcher(step));
         };
         let state_rows = self.prepared(step);
         for (state, input) in std::iter::once(head).chain(hidden).enumerate() {

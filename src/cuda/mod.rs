@@ -21,4 +21,4 @@ mod replica;
 mod slot;
 mod weights;
 
-pub(crate) use backend::{CudaBackend, best_gpu};
+pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};

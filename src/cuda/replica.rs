@@ -8,7 +8,7 @@ use super::batch::BatchTables;
 use super::cublas::Cublas;
 use super::driver::{Context, DeviceMemory, Graph};
 use super::lower::Lowering;
-use super::ops::{self, Kernels, Launcher};
+use super::ops::{Kernels, Launcher};
 use super::slot::{Slot, Streams};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
@@ -73,7 +73,7 @@ impl Replica {
         require_architecture(&context)?;
         // A capacity that no memory holds is refused before the weights travel.
         let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
-        let kernels = Kernels::load(&context, target.precision.activations, ops::all())?;
+        let kernels = Kernels::load(&context, target.precision.activations, target.form)?;
         let streams = Streams::new(&context)?;
         let cublas = if target.form == Form::Cublas { Some(Cublas::new(&context)?) } else { None };
         let weights = DeviceWeights::load(weights, config, target, Launcher::new(&kernels, &streams.compute))?;
@@ -162,7 +162,7 @@ impl Replica {
         }
         let plan = Plan::with_capacity(&self.config, &batch.shape, capacity, self.target)?;
         self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(capacity);
+        let tables = BatchTables::new(capacity, self.target);
         let graph = {
             let lowering = self.lowering(&plan, &tables);
             let give = || plan.steps.iter().try_for_each(|step| Ok(lowering.step(step)?));
@@ -183,7 +183,7 @@ impl Replica {
         let plan = Plan::build(&self.config, &batch.shape, self.target)?;
         self.reserve(&plan.capacity)?;
         self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(plan.capacity);
+        let tables = BatchTables::new(plan.capacity, self.target);
         self.slots[0].upload(&self.config, &tables, batch, &self.descriptor, &self.streams)?;
         let lowering = self.lowering(&plan, &tables);
         for step in &plan.steps {
@@ -273,7 +273,7 @@ impl Replica {
 
     /// The capacity of the graph that a batch takes.
     fn capacity_for(&self, batch: &Batch) -> Capacity {
-        let exact = Capacity::of(&self.config, &batch.shape);
+        let exact = Capacity::of(&self.config, &batch.shape, self.target);
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
         if batch.shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }
@@ -286,9 +286,9 @@ fn rooms(
     capacity: &Capacity,
     target: Target,
 ) -> Result<(Vec<Slot>, DeviceMemory), CudaError> {
-    let slot = || Slot::new(context, config, capacity, target.precision.activations);
+    let slot = || Slot::new(context, config, capacity, target);
     let slots = (0..SLOTS).map(|_| slot()).collect::<Result<Vec<_>, _>>()?;
-    let descriptor = DeviceMemory::new(context, BatchTables::new(*capacity).bytes, "the batch descriptor")?;
+    let descriptor = DeviceMemory::new(context, BatchTables::new(*capacity, target).bytes, "the batch descriptor")?;
     Ok((slots, descriptor))
 }
 

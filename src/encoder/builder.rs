@@ -148,9 +148,9 @@ impl EncoderBuilder {
         let max_batch_tiles = self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES);
         let tables = weights.tables.clone();
         let choice = Choice { device: self.device, dtype: self.dtype, kernels: self.kernels, threads: self.threads };
-        let capacity = Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles);
+        let capacity = |target| Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles, target);
         Ok(Encoder {
-            backend: Backend::new(&choice, weights, &config, &capacity)?,
+            backend: Backend::new(&choice, weights, &config, capacity)?,
             config,
             semantics,
             collapse,

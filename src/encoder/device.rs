@@ -24,6 +24,9 @@ pub enum Kernels {
     /// The fastest for the GPU.
     #[default]
     Auto,
+    /// One fused kernel a matrix in the instructions of Hopper; needs GPUs of compute capability 9.0. A step beyond their
+    /// reach takes its portable kernel: the plan says which.
+    Hopper,
     /// One fused kernel a matrix; runs on every GPU from compute capability 8.0 up.
     Portable,
     /// cuBLASLt's products with kernels before and after: the baseline. Needs libcublasLt on the machine. Results are the
@@ -85,10 +88,11 @@ impl FromStr for Kernels {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "auto" => Ok(Self::Auto),
+            "hopper" => Ok(Self::Hopper),
             "portable" => Ok(Self::Portable),
             "cublas" => Ok(Self::Cublas),
             _ => {
-                let reason = "name auto, portable or cublas";
+                let reason = "name auto, hopper, portable or cublas";
                 Err(InputError::Unavailable { option: "kernels", found: name.to_string(), reason }.into())
             }
         }

@@ -18,7 +18,7 @@ impl Plan {
     /// The configuration's [`ConfigError`](crate::error::ConfigError)s; [`InputError::OutOfMemory`] where the size
     /// of a buffer or of all together cannot be expressed.
     pub fn build(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Result<Self> {
-        Self::with_capacity(config, batch, Capacity::of(config, batch), target)
+        Self::with_capacity(config, batch, Capacity::of(config, batch, target), target)
     }
 
     /// [`build`](Self::build) with room for every batch that `capacity` covers; FLOPs and bytes are those of `batch`.
@@ -65,7 +65,7 @@ impl Building<'_> {
         let input_tiles = match self.target.form {
             // On the CPU pixels are read where the caller has them.
             Form::Cpu => self.capacity.tiles,
-            Form::Cublas | Form::Portable => self.capacity.input_tiles,
+            Form::Cublas | Form::Portable | Form::Hopper => self.capacity.input_tiles,
         };
         let pixels = self.buffer("pixels", [input_tiles, self.config.tile_len()], Dtype::F32, Place::Pixels)?;
         let patches = self.arena_buffer("patches", num_patches, patch_len)?;
@@ -161,10 +161,10 @@ impl Building<'_> {
                 Some(self.arena_buffer("projection.state", rows, self.config.clip_embed_dim)?),
                 Some(self.wide_buffer("projection.product", rows, outer)?),
             ),
-            Form::Cpu | Form::Portable => (None, None),
+            Form::Cpu | Form::Portable | Form::Hopper => (None, None),
         };
         let op = Op::Projection { head, hidden, output };
-        let computed = Capacity::of(&self.config, self.batch).projected_rows;
+        let computed = Capacity::of(&self.config, self.batch, self.target).projected_rows;
         let beside = Beside { moments: None, prepared, product };
         self.matrix_step("projection", op, beside, computed, inner, outer);
         Ok(())
@@ -172,7 +172,7 @@ impl Building<'_> {
 
     /// Room for the moments of a stream, where its form has a norm folded into the matrix that follows.
     fn moments(&mut self, name: &str, rows: usize, normed_after: bool) -> Result<Option<BufferId>> {
-        if self.target.form != Form::Portable || !normed_after {
+        if !self.target.form.folds_norms() || !normed_after {
             return Ok(None);
         }
         let width = self.config.clip_embed_dim.div_ceil(Plan::MOMENTS_COLUMNS) * 2;
@@ -246,6 +246,7 @@ impl Building<'_> {
             buffer.last_use = buffer.last_use.max(number);
             bytes = bytes.saturating_add(buffer.bytes as u64);
         }
-        self.steps.push(Step { name: name.to_string(), op, beside, flops, bytes });
+        let form = self.target.form_of(&op);
+        self.steps.push(Step { name: name.to_string(), op, form, beside, flops, bytes });
     }
 }

@@ -2,11 +2,8 @@
 
 use serde::Serialize;
 
-use super::{BatchShape, Semantics, Stack};
+use super::{BatchShape, Semantics, Stack, Target};
 use crate::config::EncoderConfig;
-
-/// Queries that attention takes together on a GPU at most; an image's last ones may be fewer.
-pub const ATTENTION_QUERIES: usize = 128;
 
 /// Counts that decide how large a plan's buffers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -26,8 +23,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Exactly what `batch` needs; `usize::MAX` where a count cannot be expressed.
-    pub fn of(config: &EncoderConfig, batch: &BatchShape) -> Self {
+    /// Exactly what `batch` needs on `target`; `usize::MAX` where a count cannot be expressed.
+    pub fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let tokens = config.num_tokens();
         let mut sum =
             Self { input_tiles: 0, tiles: 0, rows: [0; 2], attention_items: [0; 2], projected_rows: 0, output_rows: 0 };
@@ -41,7 +38,7 @@ impl Capacity {
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
                 let (rows, index) = (image.rows(stack), stack.index());
                 add(&mut sum.rows[index], rows.len);
-                let items = |rows: usize| rows.div_ceil(ATTENTION_QUERIES);
+                let items = |rows: usize| rows.div_ceil(target.attention_queries());
                 add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
             }
             add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
@@ -50,9 +47,15 @@ impl Capacity {
         sum
     }
 
-    /// What covers every batch of at most `num_tiles` computed tiles, however many images they are, but for embeddings of
-    /// padding tiles beyond that number.
-    pub fn of_tiles(config: &EncoderConfig, semantics: Semantics, collapse: bool, num_tiles: usize) -> Self {
+    /// What covers every batch of at most `num_tiles` computed tiles on `target`, however many images they are, but for
+    /// embeddings of padding tiles beyond that number.
+    pub fn of_tiles(
+        config: &EncoderConfig,
+        semantics: Semantics,
+        collapse: bool,
+        num_tiles: usize,
+        target: Target,
+    ) -> Self {
         let alignment = match semantics {
             Semantics::Torchtune => 0,
             Semantics::Meta if collapse => 1,
@@ -60,7 +63,7 @@ impl Capacity {
         };
         let rows = num_tiles.saturating_mul(config.num_tokens() + alignment);
         // An image's groups of queries begin anew twice at most.
-        let items = rows.div_ceil(ATTENTION_QUERIES).saturating_add(num_tiles.saturating_mul(2));
+        let items = rows.div_ceil(target.attention_queries()).saturating_add(num_tiles.saturating_mul(2));
         let output_rows = num_tiles.saturating_mul(config.num_tokens());
         let all = Self {
             input_tiles: num_tiles,

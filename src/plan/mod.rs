@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
-pub use capacity::{ATTENTION_QUERIES, Capacity};
+pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
-pub use target::{Form, Precision, Target};
+pub use target::{ATTENTION_QUERIES, Form, Precision, Target};
 
 /// A batch that is to be encoded.
 pub(crate) struct Batch<'a> {
@@ -212,6 +212,10 @@ pub struct Step {
     /// What it does.
     #[serde(flatten)]
     pub op: Op,
+    /// The form of the kernel that carries a matrix operation out: the target's, or the next one where the step is beyond
+    /// that one's reach. None for steps that are the same in every form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
     /// What its form needs beside the operands.
     pub beside: Beside,
     /// Floating-point operations of its matrix products, multiply and add counted apart; `u64::MAX` where there are
@@ -290,6 +294,12 @@ impl Plan {
     /// Floating-point operations of all steps.
     pub fn flops(&self) -> u64 {
         self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.flops))
+    }
+
+    /// The steps that another form's kernel carries out than the target's, each with that form.
+    pub fn fallbacks(&self) -> impl Iterator<Item = (&Step, Form)> {
+        let form = |step: &'_ Step| step.form.filter(|form| *form != self.target.form);
+        self.steps.iter().filter_map(move |step| Some((step, form(step)?)))
     }
 
     /// Bytes that all steps must move.

@@ -21,9 +21,10 @@ mod tile_position;
 
 use crate::dtype::Dtype;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 use super::driver::{Context, Stream};
-use super::ops::{self, Kernels};
+use super::ops::Kernels;
 pub(crate) use bench::{Bench, DeviceMatrix};
 pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
@@ -49,30 +50,34 @@ pub(crate) struct Finding {
     pub(crate) limit: f64,
 }
 
-/// The cases of all kernels for an element type.
-fn cases(dtype: Dtype) -> Vec<Case> {
-    let modules = [
-        place_weight::cases,
-        patchify::cases,
+/// The cases of all kernels of a form for an element type; those of the portable form include what all forms share, and
+/// the baseline's.
+fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
+    let matrices = [
         patch_embedding::cases,
-        tile_position::cases,
         layer_norm_linear::cases,
         flash_attention::cases,
         linear_residual::cases,
-        tile_norm::cases,
         projection::cases,
+    ];
+    let shared = [
+        place_weight::cases,
+        patchify::cases,
+        tile_position::cases,
+        tile_norm::cases,
         layer_norm::cases,
         bias_activation::cases,
         gated_residual::cases,
         gather_rows::cases,
         scatter_embeddings::cases,
     ];
-    modules.into_iter().flat_map(|cases| cases(dtype)).collect()
+    let shared = shared.into_iter().filter(|_| form == Form::Portable);
+    matrices.into_iter().chain(shared).flat_map(|cases| cases(dtype)).collect()
 }
 
 /// How many cases there are.
-pub(crate) fn num_cases(dtype: Dtype) -> usize {
-    cases(dtype).len()
+pub(crate) fn num_cases(dtype: Dtype, form: Form) -> usize {
+    cases(dtype, form).len()
 }
 
 /// GPU number `ordinal`, for people.
@@ -83,17 +88,18 @@ pub(crate) fn describe(ordinal: usize) -> Result<String, CudaError> {
     Ok(format!("cuda:{ordinal} ({}, compute capability {major}.{minor})", model.name))
 }
 
-/// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
+/// Runs every kernel's cases for `dtype` in `form` on GPU number `ordinal`, and hands each finding over as it comes.
 pub(crate) fn run(
     ordinal: usize,
     dtype: Dtype,
+    form: Form,
     mut found: impl FnMut(&Case, Result<Finding, CudaError>),
 ) -> Result<(), CudaError> {
     let context = Context::new(ordinal)?;
     let stream = Stream::new(&context)?;
-    let kernels = Kernels::load(&context, dtype, ops::all())?;
+    let kernels = Kernels::load(&context, dtype, form)?;
     let bench = Bench::new(&context, &kernels, &stream);
-    for case in cases(dtype) {
+    for case in cases(dtype, form) {
         let finding = (case.run)(&bench);
         found(&case, finding);
     }

@@ -14,7 +14,7 @@ mod tensor_map;
 use cudarc::driver::sys::CUresult;
 
 use crate::error::CudaError;
-pub(crate) use context::{Context, list_devices};
+pub(crate) use context::{Context, DeviceModel, list_devices};
 pub(crate) use graph::Graph;
 pub(crate) use memory::{DeviceMemory, PinnedMemory};
 pub(crate) use module::{Function, Module};

@@ -42,8 +42,10 @@ pub(crate) use tile_norm::TileNorm;
 pub(crate) use tile_position::TilePosition;
 pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 
-/// Every kernel there is.
-pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
+use crate::plan::Form;
+
+/// Every kernel that a plan of this form may ask for.
+pub(crate) fn all(_form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
         &bias_activation::KERNEL,
         &fold_norm::KERNEL,
