@@ -11,10 +11,15 @@ use super::abi;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
-use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Plan, Rows, SequenceLayout, Stack, Target};
+use crate::plan::{
+    ATTENTION_QUERIES, BatchShape, Capacity, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows, SequenceLayout,
+    Stack, Target,
+};
 
 // The plan counts groups by numbers that the kernels count by, too.
 const _: () = assert!(ATTENTION_QUERIES == abi::ATTENTION_QUERIES as usize);
+const _: () = assert!(PROJECTION_ROWS == abi::HOPPER_GEMM_ROWS as usize);
+const _: () = assert!(HOPPER_PROJECTION_STATES == abi::HOPPER_PROJECTION_STATES as usize);
 const _: () = assert!(Plan::MOMENTS_COLUMNS == abi::MOMENTS_COLUMNS as usize);
 
 /// Tables start at multiples of this many bytes.
@@ -29,6 +34,7 @@ pub(super) struct BatchTables {
     token_rows: usize,
     global_rows: usize,
     projected_rows: usize,
+    projection_items: usize,
     attention_items: [usize; 2],
     log2_multiplicity: [usize; 2],
     /// Bytes of the whole descriptor.
@@ -51,6 +57,7 @@ impl BatchTables {
             token_rows: table(capacity.rows[0], size_of::<abi::TokenRow>()),
             global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
             projected_rows: table(capacity.projected_rows, size_of::<abi::ProjectedRow>()),
+            projection_items: table(capacity.projection_items, size_of::<abi::ProjectionItem>()),
             attention_items: capacity.attention_items.map(|len| table(len, size_of::<abi::AttentionItem>())),
             log2_multiplicity: capacity.rows.map(|len| table(len, size_of::<f32>())),
             bytes: end,
@@ -71,6 +78,7 @@ impl BatchTables {
             token_rows: Array::new(memory, self.token_rows, capacity.rows[0]),
             global_rows: Array::new(memory, self.global_rows, capacity.rows[1]),
             projected_rows: Array::new(memory, self.projected_rows, capacity.projected_rows),
+            projection_items: Array::new(memory, self.projection_items, capacity.projection_items),
             attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], capacity.attention_items[k])),
             log2_multiplicity: [0, 1].map(|k| Array::new(memory, self.log2_multiplicity[k], capacity.rows[k])),
         }
@@ -101,6 +109,9 @@ impl BatchTables {
             head(offset_of!(abi::Batch, num_attention_items) + step, &number(items));
         }
         head(offset_of!(abi::Batch, num_projected_rows), &number(lists.projected_rows.len()));
+        let items = projection_items(&lists.projected_rows);
+        head(offset_of!(abi::Batch, num_projection_items), &number(items.len()));
+        put(bytes, self.projection_items, &items);
         put(bytes, self.tiles, &lists.tiles);
         put(bytes, self.token_rows, &lists.token_rows);
         put(bytes, self.global_rows, &lists.global_rows);
@@ -120,8 +131,33 @@ pub(super) struct BatchViews<'m> {
     pub(super) token_rows: Array<'m, abi::TokenRow>,
     pub(super) global_rows: Array<'m, abi::GlobalRow>,
     pub(super) projected_rows: Array<'m, abi::ProjectedRow>,
+    pub(super) projection_items: Array<'m, abi::ProjectionItem>,
     pub(super) attention_items: [Array<'m, abi::AttentionItem>; 2],
     pub(super) log2_multiplicity: [Array<'m, f32>; 2],
+}
+
+/// Rows of the projection in stretches that lie together wherever they are read and written.
+pub(super) fn projection_items(rows: &[abi::ProjectedRow]) -> Vec<abi::ProjectionItem> {
+    let mut items: Vec<abi::ProjectionItem> = Vec::new();
+    for row in rows {
+        let continued = items.last_mut().filter(|item| {
+            let next = [item.head_row, item.hidden_row, item.output_row].map(|first| first + item.num_rows);
+            next == [row.head, row.hidden, row.output]
+                && item.copies == row.copies
+                && item.num_rows < abi::HOPPER_GEMM_ROWS
+        });
+        match continued {
+            Some(item) => item.num_rows += 1,
+            None => items.push(abi::ProjectionItem {
+                head_row: row.head,
+                hidden_row: row.hidden,
+                output_row: row.output,
+                num_rows: 1,
+                copies: row.copies,
+            }),
+        }
+    }
+    items
 }
 
 fn put<T: Pod>(bytes: &mut [u8], offset: usize, values: &[T]) {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BatchShape, Semantics, Stack, Target};
+use super::{BatchShape, PROJECTION_ROWS, Semantics, Stack, Target};
 use crate::config::EncoderConfig;
 
 /// Counts that decide how large a plan's buffers are.
@@ -18,6 +18,8 @@ pub struct Capacity {
     pub attention_items: [usize; 2],
     /// Rows of the output matrix that are computed.
     pub projected_rows: usize,
+    /// Stretches that those rows are cut into at most: each lies together wherever it is read and written.
+    pub projection_items: usize,
     /// Rows of the embeddings.
     pub output_rows: usize,
 }
@@ -26,8 +28,15 @@ impl Capacity {
     /// Exactly what `batch` needs on `target`; `usize::MAX` where a count cannot be expressed.
     pub fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let tokens = config.num_tokens();
-        let mut sum =
-            Self { input_tiles: 0, tiles: 0, rows: [0; 2], attention_items: [0; 2], projected_rows: 0, output_rows: 0 };
+        let mut sum = Self {
+            input_tiles: 0,
+            tiles: 0,
+            rows: [0; 2],
+            attention_items: [0; 2],
+            projected_rows: 0,
+            projection_items: 0,
+            output_rows: 0,
+        };
         let add = |total: &mut usize, more: usize| *total = total.saturating_add(more);
         for image in &batch.images {
             add(
@@ -41,6 +50,10 @@ impl Capacity {
                 let items = |rows: usize| rows.div_ceil(target.attention_queries());
                 add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
             }
+            add(
+                &mut sum.projection_items,
+                image.projected_tiles().count().saturating_mul(tokens.div_ceil(PROJECTION_ROWS)),
+            );
             add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
             add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
         }
@@ -71,6 +84,7 @@ impl Capacity {
             rows: [rows; 2],
             attention_items: [items; 2],
             projected_rows: output_rows,
+            projection_items: num_tiles.saturating_mul(config.num_tokens().div_ceil(PROJECTION_ROWS)),
             output_rows,
         };
         all.rounded_up()
@@ -94,6 +108,7 @@ impl Capacity {
             rows: [0, 1].map(|k| self.rows[k].max(other.rows[k])),
             attention_items: [0, 1].map(|k| self.attention_items[k].max(other.attention_items[k])),
             projected_rows: self.projected_rows.max(other.projected_rows),
+            projection_items: self.projection_items.max(other.projection_items),
             output_rows: self.output_rows.max(other.output_rows),
         }
     }
@@ -110,6 +125,7 @@ impl Capacity {
             rows: self.rows.map(&change),
             attention_items: self.attention_items.map(&change),
             projected_rows: change(self.projected_rows),
+            projection_items: change(self.projection_items),
             output_rows: change(self.output_rows),
         }
     }

@@ -15,7 +15,7 @@ use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
-pub use target::{ATTENTION_QUERIES, Form, Precision, Target};
+pub use target::{ATTENTION_QUERIES, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Precision, Target};
 
 /// A batch that is to be encoded.
 pub(crate) struct Batch<'a> {

@@ -12,7 +12,7 @@ const GROUP: usize = 8;
 
 /// A tiling, `GemmTiling` in the kernels.
 #[derive(Debug)]
-struct Tiling {
+pub(super) struct Tiling {
     suffix: &'static str,
     rows: usize,
     columns: usize,
@@ -25,7 +25,7 @@ struct Tiling {
     exposed: usize,
 }
 
-const TILINGS: [Tiling; 3] = [
+pub(super) const TILINGS: [Tiling; 3] = [
     Tiling { suffix: "_128x256", rows: 128, columns: 256, threads: 256, cost: 100, exposed: 300 },
     Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 115, exposed: 100 },
     Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 140, exposed: 100 },
@@ -90,7 +90,8 @@ pub(super) unsafe fn launch<P>(
     on: &Launcher,
     params: &P,
 ) -> Result<(), CudaError> {
-    let tiling = shape.tiling(on.stream().context().model().num_multiprocessors);
+    let num_multiprocessors = on.stream().context().model().num_multiprocessors;
+    let tiling = on.tiling().unwrap_or_else(|| shape.tiling(num_multiprocessors));
     // SAFETY: the caller's promise.
     unsafe { on.launch(&kernels[tiling], shape.grid(&TILINGS[tiling]), params) }
 }

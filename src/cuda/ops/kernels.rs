@@ -73,11 +73,12 @@ pub(crate) struct Launcher<'a> {
     kernels: &'a Kernels,
     stream: &'a Stream,
     form: Form,
+    tiling: Option<usize>,
 }
 
 impl<'a> Launcher<'a> {
     pub(crate) fn new(kernels: &'a Kernels, stream: &'a Stream) -> Self {
-        Self { kernels, stream, form: kernels.form }
+        Self { kernels, stream, form: kernels.form, tiling: None }
     }
 
     /// The same for operations in another form that the kernels were loaded for.
@@ -85,8 +86,17 @@ impl<'a> Launcher<'a> {
         Self { form, ..self }
     }
 
+    /// The same with this tiling for products, by its number in the form; otherwise the one with the least predicted time.
+    pub(crate) fn with_tiling(self, tiling: Option<usize>) -> Self {
+        Self { tiling, ..self }
+    }
+
+    /// The tiling that products take here, if one was chosen.
+    pub(crate) fn tiling(&self) -> Option<usize> {
+        self.tiling
+    }
+
     /// The form that operations take here.
-    #[expect(dead_code, reason = "Hopper's kernels ask for it")]
     pub(crate) fn form(&self) -> Form {
         self.form
     }

@@ -20,6 +20,7 @@ mod place_weight;
 mod projection;
 mod rows;
 mod scatter_embeddings;
+mod sm90;
 mod tile_norm;
 mod tile_position;
 mod view;
@@ -45,7 +46,7 @@ pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 use crate::plan::Form;
 
 /// Every kernel that a plan of this form may ask for.
-pub(crate) fn all(_form: Form) -> impl Iterator<Item = &'static Kernel> {
+pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
         &bias_activation::KERNEL,
         &fold_norm::KERNEL,
@@ -65,5 +66,22 @@ pub(crate) fn all(_form: Form) -> impl Iterator<Item = &'static Kernel> {
         &linear_residual::KERNELS,
         &projection::KERNELS,
     ];
-    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten())
+    let hopper = [
+        &patch_embedding::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_GELU_KERNELS,
+        &linear_residual::HOPPER_KERNELS,
+        &projection::HOPPER_KERNELS,
+    ];
+    let hopper = hopper.into_iter().flatten().filter(move |_| form == Form::Hopper);
+    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten()).chain(hopper)
+}
+
+/// Tilings of a form's products, by the numbers that [`Launcher::with_tiling`] takes.
+pub(crate) fn num_tilings(form: Form) -> usize {
+    match form {
+        Form::Portable => gemm::TILINGS.len(),
+        Form::Hopper => sm90::TILINGS.len(),
+        Form::Cpu | Form::Cublas => 0,
+    }
 }
