@@ -2,7 +2,7 @@
 
 use super::gemm::{self, GemmKernels};
 use super::rows::{array_or_null, num_moments, number};
-use super::sm90::{self, Product};
+use super::sm90::gemm::{self as sm90, Product};
 use super::{Array, Count, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::error::CudaError;

@@ -81,7 +81,7 @@ pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
 pub(crate) fn num_tilings(form: Form) -> usize {
     match form {
         Form::Portable => gemm::TILINGS.len(),
-        Form::Hopper => sm90::TILINGS.len(),
+        Form::Hopper => sm90::gemm::TILINGS.len(),
         Form::Cpu | Form::Cublas => 0,
     }
 }

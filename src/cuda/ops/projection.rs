@@ -2,7 +2,7 @@
 
 use super::gemm::{self, GemmKernels, GemmShape};
 use super::rows::number;
-use super::sm90::{self, Product, STATES};
+use super::sm90::gemm::{self as sm90, Product, STATES};
 use super::{Array, DeviceBatch, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::error::CudaError;

@@ -2,9 +2,9 @@
 //!
 //! A tiling shows in the time and in nothing else: both give the same bits.
 
-use super::gemm::GemmShape;
-use super::rows::number;
-use super::{Kernel, Launcher, Matrix};
+use super::super::gemm::GemmShape;
+use super::super::rows::number;
+use super::super::{Kernel, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::cuda::driver::{Swizzle, Tiled};
 use crate::error::CudaError;
@@ -14,11 +14,11 @@ const DEPTH: usize = abi::HOPPER_GEMM_DEPTH as usize;
 const PANEL: usize = abi::HOPPER_GEMM_PANEL as usize;
 
 /// States that `projection` reads at most, the head among them.
-pub(super) const STATES: usize = abi::HOPPER_PROJECTION_STATES as usize;
+pub(in super::super) const STATES: usize = abi::HOPPER_PROJECTION_STATES as usize;
 
 /// A tiling, `Tiling` in the kernels.
 #[derive(Debug)]
-pub(super) struct Tiling {
+pub(in super::super) struct Tiling {
     suffix: &'static str,
     columns: usize,
     /// Time of an element and a column of K, in percent of the larger tile's. Predicted from the traffic of L2, 48 and 64
@@ -29,16 +29,16 @@ pub(super) struct Tiling {
     exposed: usize,
 }
 
-pub(super) const TILINGS: [Tiling; 2] = [
+pub(in super::super) const TILINGS: [Tiling; 2] = [
     Tiling { suffix: "_128x256", columns: 256, cost: 100, exposed: 190 },
     Tiling { suffix: "_128x128", columns: 128, cost: 112, exposed: 280 },
 ];
 
 /// An operation's kernels, one a tiling.
-pub(super) type GemmKernels = [Kernel; TILINGS.len()];
+pub(in super::super) type GemmKernels = [Kernel; TILINGS.len()];
 
 /// The kernels `name` of `file`.
-pub(super) const fn kernels(file: &'static str, name: &'static str) -> GemmKernels {
+pub(in super::super) const fn kernels(file: &'static str, name: &'static str) -> GemmKernels {
     const fn kernel(file: &'static str, name: &'static str, tiling: &Tiling) -> Kernel {
         let (block, shared_bytes) = (abi::HOPPER_GEMM_THREADS, abi::HOPPER_GEMM_SHARED_BYTES);
         Kernel { file, name, suffix: tiling.suffix, block, shared_bytes }
@@ -49,7 +49,7 @@ pub(super) const fn kernels(file: &'static str, name: &'static str) -> GemmKerne
 
 /// A product in this form: the kernels that can do it, its row tiles at most, and the tiling that is taken.
 #[derive(Debug)]
-pub(super) struct Product<'a> {
+pub(in super::super) struct Product<'a> {
     kernels: &'static GemmKernels,
     tiling: usize,
     row_tiles: usize,
@@ -59,12 +59,12 @@ pub(super) struct Product<'a> {
 
 impl<'a> Product<'a> {
     /// One whose row tiles are of `shape`'s rows.
-    pub(super) fn new(kernels: &'static GemmKernels, shape: GemmShape, on: &'a Launcher<'a>) -> Self {
+    pub(in super::super) fn new(kernels: &'static GemmKernels, shape: GemmShape, on: &'a Launcher<'a>) -> Self {
         Self::of_row_tiles(kernels, shape.rows.div_ceil(ROWS), shape, on)
     }
 
     /// One of so many row tiles.
-    pub(super) fn of_row_tiles(
+    pub(in super::super) fn of_row_tiles(
         kernels: &'static GemmKernels,
         row_tiles: usize,
         shape: GemmShape,
@@ -75,17 +75,17 @@ impl<'a> Product<'a> {
     }
 
     /// The map of a matrix whose rows are multiplied.
-    pub(super) fn input(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
+    pub(in super::super) fn input(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
         self.map(matrix, [DEPTH, ROWS])
     }
 
     /// The map of the weight.
-    pub(super) fn weight(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
+    pub(in super::super) fn weight(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
         self.map(matrix, [DEPTH, TILINGS[self.tiling].columns])
     }
 
     /// The map of a weight of `depth` matrices one after another.
-    pub(super) fn weights(&self, matrix: &Matrix, depth: usize) -> Result<abi::TensorMap, CudaError> {
+    pub(in super::super) fn weights(&self, matrix: &Matrix, depth: usize) -> Result<abi::TensorMap, CudaError> {
         let rows = matrix.rows / depth;
         let tensor = Tiled {
             address: matrix.address,
@@ -99,7 +99,7 @@ impl<'a> Product<'a> {
     }
 
     /// The map of a matrix that goes through panels.
-    pub(super) fn panels(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
+    pub(in super::super) fn panels(&self, matrix: &Matrix) -> Result<abi::TensorMap, CudaError> {
         self.map(matrix, [PANEL, PANEL])
     }
 
@@ -117,7 +117,7 @@ impl<'a> Product<'a> {
 
     /// # Safety
     /// As [`Launcher::launch`].
-    pub(super) unsafe fn launch<P>(&self, params: &P) -> Result<(), CudaError> {
+    pub(in super::super) unsafe fn launch<P>(&self, params: &P) -> Result<(), CudaError> {
         let tiles = self.row_tiles * self.shape.outputs.div_ceil(TILINGS[self.tiling].columns);
         let grid = [number(tiles).min(num_multiprocessors(self.on)), 1, 1];
         // SAFETY: the caller's promise.

@@ -1,0 +1,3 @@
+//! What is Hopper's own about operations that have a form in its instructions.
+
+pub(super) mod gemm;
