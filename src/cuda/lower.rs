@@ -5,6 +5,7 @@ use super::batch::BatchViews;
 use super::cublas::{Cublas, Product};
 use super::driver::DeviceMemory;
 use super::ops::{self, Array, Count, Launcher, Matrix};
+use super::tuning::Tuning;
 use super::weights::{DeviceNormLinear, DeviceWeights};
 use crate::error::CudaError;
 use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
@@ -16,6 +17,8 @@ pub(super) struct Lowering<'a> {
     pub(super) arena: &'a DeviceMemory,
     pub(super) batch: BatchViews<'a>,
     pub(super) launcher: Launcher<'a>,
+    /// What was measured of tilings.
+    pub(super) tuning: &'a Tuning,
     /// The library, in the form that uses it.
     pub(super) cublas: Option<&'a Cublas>,
 }
@@ -41,7 +44,9 @@ impl<'a> Lowering<'a> {
 
     /// What launches a step's matrix operation, in the step's form.
     fn launcher(&self, step: &Step) -> Launcher<'a> {
-        step.form.map_or(self.launcher, |form| self.launcher.in_form(form))
+        let launcher = step.form.map_or(self.launcher, |form| self.launcher.in_form(form));
+        // Who names a tiling means it.
+        launcher.with_tiling(self.launcher.tiling().or_else(|| self.tuning.tiling(self.plan, step)))
     }
 
     fn matrix(&self, id: BufferId) -> Matrix<'a> {

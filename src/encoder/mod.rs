@@ -13,7 +13,7 @@ use crate::image::{Image, Preprocessor, Tiles};
 use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
-pub use device::{Device, Kernels};
+pub use device::{Device, Kernels, Tune};
 pub use pixels::{PixelEncodings, Pixels};
 
 /// The Llama 3.2 Vision encoder, ready to run.
@@ -194,6 +194,30 @@ impl Encoder {
             |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
         let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
         Plan::build(&self.config, &BatchShape { images }, self.backend.target())
+    }
+
+    /// Measures what is best for one image of each number of tiles, and for a full batch.
+    fn tune(&mut self, tune: Tune) -> Result<()> {
+        #[cfg(feature = "cuda-unversioned")]
+        if tune != Tune::Never && matches!(self.backend, Backend::Cuda(_)) {
+            let most = self.config.max_num_tiles.min(self.max_batch_tiles);
+            let images: Vec<_> = (1..=most)
+                .map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0)))
+                .collect::<Result<_>>()?;
+            let largest = images.last().into_iter();
+            let full = largest.flat_map(|image| {
+                let num_images = self.max_batch_tiles / image.tiles.len().max(1);
+                std::iter::repeat_n(image.clone(), num_images)
+            });
+            let full = BatchShape { images: full.collect() };
+            let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
+            let shapes: Vec<_> = single.chain([full]).collect();
+            if let Backend::Cuda(cuda) = &mut self.backend {
+                cuda.tune(&shapes, tune == Tune::Always)?;
+            }
+        }
+        let _ = tune;
+        Ok(())
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.

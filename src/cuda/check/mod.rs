@@ -24,7 +24,7 @@ use crate::error::CudaError;
 use crate::plan::Form;
 
 use super::driver::{Context, Stream};
-use super::ops::{Kernels, num_tilings};
+use super::ops::{Kernels, tilings};
 pub(crate) use bench::{Bench, DeviceMatrix};
 pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
@@ -81,7 +81,7 @@ fn in_all_tilings(case: Case, form: Form) -> Case {
             run(&bench).map(|finding| (finding, bench.seen()))
         };
         let (mut worst, bits) = of(0)?;
-        for tiling in 1..num_tilings(form) {
+        for tiling in 1..tilings(form).len() {
             let (Finding { error, limit }, other) = of(tiling)?;
             let is_worse = error.is_nan() || error > worst.error;
             worst = if is_worse { Finding { error, limit } } else { worst };

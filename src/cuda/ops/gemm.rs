@@ -12,7 +12,7 @@ const GROUP: usize = 8;
 
 /// A tiling, `GemmTiling` in the kernels.
 #[derive(Debug)]
-pub(super) struct Tiling {
+struct Tiling {
     suffix: &'static str,
     rows: usize,
     columns: usize,
@@ -25,11 +25,14 @@ pub(super) struct Tiling {
     exposed: usize,
 }
 
-pub(super) const TILINGS: [Tiling; 3] = [
+const TILINGS: [Tiling; 3] = [
     Tiling { suffix: "_128x256", rows: 128, columns: 256, threads: 256, cost: 100, exposed: 300 },
     Tiling { suffix: "_128x128", rows: 128, columns: 128, threads: 128, cost: 115, exposed: 100 },
     Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 140, exposed: 100 },
 ];
+
+/// Their names, in their order.
+pub(super) const NAMES: [&str; TILINGS.len()] = ["128x256", "128x128", "64x128"];
 
 /// An operation's kernels, one a tiling.
 pub(super) type GemmKernels = [Kernel; TILINGS.len()];
@@ -90,8 +93,8 @@ pub(super) unsafe fn launch<P>(
     on: &Launcher,
     params: &P,
 ) -> Result<(), CudaError> {
-    let num_multiprocessors = on.stream().context().model().num_multiprocessors;
-    let tiling = on.tiling().unwrap_or_else(|| shape.tiling(num_multiprocessors));
+    let predicted = || shape.tiling(on.stream().context().model().num_multiprocessors);
+    let tiling = on.tiling().unwrap_or_else(predicted);
     // SAFETY: the caller's promise.
     unsafe { on.launch(&kernels[tiling], shape.grid(&TILINGS[tiling]), params) }
 }

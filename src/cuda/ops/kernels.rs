@@ -86,12 +86,13 @@ impl<'a> Launcher<'a> {
         Self { form, ..self }
     }
 
-    /// The same with this tiling for products, by its number in the form; otherwise the one with the least predicted time.
+    /// The same with products in the tiling of this number in the form's [`tilings`](super::tilings); none leaves it to the
+    /// prediction.
     pub(crate) fn with_tiling(self, tiling: Option<usize>) -> Self {
         Self { tiling, ..self }
     }
 
-    /// The tiling that products take here, if one was chosen.
+    /// The tiling that was asked for.
     pub(crate) fn tiling(&self) -> Option<usize> {
         self.tiling
     }

@@ -45,6 +45,15 @@ pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 
 use crate::plan::Form;
 
+/// The names of the tilings that products of a form may take, in the order of their numbers; all give the same bits.
+pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
+    match form {
+        Form::Portable => &gemm::NAMES,
+        Form::Hopper => &sm90::gemm::NAMES,
+        Form::Cpu | Form::Cublas => &[],
+    }
+}
+
 /// Every kernel that a plan of this form may ask for.
 pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
@@ -75,13 +84,4 @@ pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     ];
     let hopper = hopper.into_iter().flatten().filter(move |_| form == Form::Hopper);
     rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten()).chain(hopper)
-}
-
-/// Tilings of a form's products, by the numbers that [`Launcher::with_tiling`] takes.
-pub(crate) fn num_tilings(form: Form) -> usize {
-    match form {
-        Form::Portable => gemm::TILINGS.len(),
-        Form::Hopper => sm90::gemm::TILINGS.len(),
-        Form::Cpu | Form::Cublas => 0,
-    }
 }

@@ -18,7 +18,7 @@ pub(in super::super) const STATES: usize = abi::HOPPER_PROJECTION_STATES as usiz
 
 /// A tiling, `Tiling` in the kernels.
 #[derive(Debug)]
-pub(in super::super) struct Tiling {
+struct Tiling {
     suffix: &'static str,
     columns: usize,
     /// Time of an element and a column of K, in percent of the larger tile's. Predicted from the traffic of L2, 48 and 64
@@ -29,10 +29,13 @@ pub(in super::super) struct Tiling {
     exposed: usize,
 }
 
-pub(in super::super) const TILINGS: [Tiling; 2] = [
+const TILINGS: [Tiling; 2] = [
     Tiling { suffix: "_128x256", columns: 256, cost: 100, exposed: 190 },
     Tiling { suffix: "_128x128", columns: 128, cost: 112, exposed: 280 },
 ];
+
+/// Their names, as `super::tilings` gives them.
+pub(in super::super) const NAMES: [&str; TILINGS.len()] = ["128x256", "128x128"];
 
 /// An operation's kernels, one a tiling.
 pub(in super::super) type GemmKernels = [Kernel; TILINGS.len()];
