@@ -30,6 +30,14 @@ constexpr uint32_t GEMM_STAGES = 4;
 constexpr uint32_t ATTENTION_THREADS = 128;
 constexpr uint32_t ATTENTION_SHARED_BYTES = 512;
 
+// The matrix kernels of Hopper: columns of K in a slab, rows of a tile, rows and columns of the panels in which its output
+// leaves shared memory, threads of a block, bytes of its shared memory.
+constexpr uint32_t HOPPER_GEMM_DEPTH = 64;
+constexpr uint32_t HOPPER_GEMM_ROWS = 128;
+constexpr uint32_t HOPPER_GEMM_PANEL = 64;
+constexpr uint32_t HOPPER_GEMM_THREADS = 384;
+constexpr uint32_t HOPPER_GEMM_SHARED_BYTES = 229504;
+
 // A map of a tensor for the bulk copies of Hopper, as the driver encodes it ("cuTensorMapEncodeTiled"): a member of a
 // kernel's params, by value.
 struct alignas(64) TensorMap {
@@ -67,6 +75,15 @@ struct ProjectedRow {
     uint32_t hidden;  // its row in the transformer, for the hidden states
     uint32_t output;  // its row in the embeddings
     uint32_t copies;  // equal rows: output, output + N, ... with N tokens a tile; at least 1
+};
+
+// Rows of the projection that lie one after another wherever they are read and written, as a row tile of the Hopper form.
+struct ProjectionItem {
+    uint32_t head_row;    // the first row's, as in ProjectedRow
+    uint32_t hidden_row;
+    uint32_t output_row;
+    uint32_t num_rows;    // 1 to HOPPER_GEMM_ROWS
+    uint32_t copies;      // of each
 };
 
 // Queries of one image that see the same keys.
@@ -116,7 +133,7 @@ struct Batch {
     uint32_t num_rows[2];              // rows of the transformer, rows of the gated layers
     uint32_t num_attention_items[2];   // likewise
     uint32_t num_projected_rows;
-    uint32_t reserved;
+    uint32_t num_projection_items;
 };
 
 // patchify: pixels to patches.
@@ -264,6 +281,47 @@ struct ProjectionParams {
     uint32_t weight_stride;
     uint32_t tokens;                         // N: rows between two copies
     const void* hidden[MAX_HIDDEN_STATES];   // T [num_rows[0], state_stride] each
+};
+
+// The matrix kernels of Hopper (sm90/): the same operations, their matrices as maps. A box of an input is
+// HOPPER_GEMM_DEPTH columns of HOPPER_GEMM_ROWS rows, of a weight as many columns of a tile's columns; boxes of residual
+// and output are panels. All with the 128-byte swizzle; what the maps say is not read from the plain struct.
+
+struct HopperLayerNormLinearParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap output;
+    LayerNormLinearParams plain;
+};
+
+struct HopperLinearResidualParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap residual;
+    TensorMap output;
+    LinearResidualParams plain;
+};
+
+struct HopperPatchEmbeddingParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap output;
+    PatchEmbeddingParams plain;
+};
+
+// States that the projection of Hopper reads at most, the head among them.
+constexpr uint32_t HOPPER_PROJECTION_STATES = 8;
+
+struct HopperProjectionParams {
+    TensorMap states[HOPPER_PROJECTION_STATES];  // the head, then the hidden states: T [rows, width] each
+    TensorMap weight;                            // T [num_states, outputs, width]
+    const Batch* batch;                          // num_projection_items
+    const ProjectionItem* items;
+    const float* bias;                           // [outputs]
+    uint32_t num_states;
+    uint32_t width;                              // C
+    uint32_t outputs;                            // E
+    uint32_t tokens;                             // N: rows between two copies
 };
 
 // The baseline: matrix products are a library's, into f32, and these kernels do the rest.

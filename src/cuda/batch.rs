@@ -12,10 +12,15 @@ use super::attention_groups::AttentionGroups;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
-use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Form, Plan, Rows, SequenceLayout, Stack, Target};
+use crate::plan::{
+    ATTENTION_QUERIES, BatchShape, Capacity, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows,
+    SequenceLayout, Stack, Target,
+};
 
 // The plan counts groups by numbers that the kernels count by, too.
 const _: () = assert!(ATTENTION_QUERIES == abi::ATTENTION_QUERIES as usize);
+const _: () = assert!(PROJECTION_ROWS == abi::HOPPER_GEMM_ROWS as usize);
+const _: () = assert!(HOPPER_PROJECTION_STATES == abi::HOPPER_PROJECTION_STATES as usize);
 const _: () = assert!(Plan::MOMENTS_COLUMNS == abi::MOMENTS_COLUMNS as usize);
 
 /// Tables start at multiples of this many bytes.
@@ -30,6 +35,7 @@ pub(super) struct BatchTables {
     token_rows: usize,
     global_rows: usize,
     projected_rows: usize,
+    projection_items: usize,
     attention_items: [usize; 2],
     attention_groups: [usize; 2],
     attention_counters: usize,
@@ -55,6 +61,7 @@ impl BatchTables {
             token_rows: table(capacity.rows[0], size_of::<abi::TokenRow>()),
             global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
             projected_rows: table(capacity.projected_rows, size_of::<abi::ProjectedRow>()),
+            projection_items: table(capacity.projection_items, size_of::<abi::ProjectionItem>()),
             attention_items: items.map(|len| table(len, size_of::<abi::AttentionItem>())),
             attention_groups: groups.map(|len| table(len, size_of::<abi::AttentionGroup>())),
             attention_counters: table(num_counters(&capacity), size_of::<u32>()),
@@ -78,6 +85,7 @@ impl BatchTables {
             token_rows: Array::new(memory, self.token_rows, capacity.rows[0]),
             global_rows: Array::new(memory, self.global_rows, capacity.rows[1]),
             projected_rows: Array::new(memory, self.projected_rows, capacity.projected_rows),
+            projection_items: Array::new(memory, self.projection_items, capacity.projection_items),
             attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], items[k])),
             attention_groups: [0, 1].map(|k| Array::new(memory, self.attention_groups[k], groups[k])),
             attention_counters: Array::new(memory, self.attention_counters, num_counters(capacity)),
@@ -110,6 +118,9 @@ impl BatchTables {
             head(offset_of!(abi::Batch, num_attention_items) + step, &number(items));
         }
         head(offset_of!(abi::Batch, num_projected_rows), &number(lists.projected_rows.len()));
+        let items = projection_items(&lists.projected_rows);
+        head(offset_of!(abi::Batch, num_projection_items), &number(items.len()));
+        put(bytes, self.projection_items, &items);
         put(bytes, self.tiles, &lists.tiles);
         put(bytes, self.token_rows, &lists.token_rows);
         put(bytes, self.global_rows, &lists.global_rows);
@@ -132,6 +143,7 @@ pub(super) struct BatchViews<'m> {
     pub(super) token_rows: Array<'m, abi::TokenRow>,
     pub(super) global_rows: Array<'m, abi::GlobalRow>,
     pub(super) projected_rows: Array<'m, abi::ProjectedRow>,
+    pub(super) projection_items: Array<'m, abi::ProjectionItem>,
     pub(super) attention_items: [Array<'m, abi::AttentionItem>; 2],
     pub(super) attention_groups: [Array<'m, abi::AttentionGroup>; 2],
     pub(super) attention_counters: Array<'m, u32>,
@@ -146,6 +158,30 @@ fn by_form(capacity: &Capacity, target: Target) -> [[usize; 2]; 2] {
 /// Of attention's schedule on Hopper, and of its tickets.
 fn num_counters(capacity: &Capacity) -> usize {
     abi::ATTENTION_COUNTERS as usize + capacity.attention_tickets
+}
+
+/// Rows of the projection in stretches that lie together wherever they are read and written.
+pub(super) fn projection_items(rows: &[abi::ProjectedRow]) -> Vec<abi::ProjectionItem> {
+    let mut items: Vec<abi::ProjectionItem> = Vec::new();
+    for row in rows {
+        let continued = items.last_mut().filter(|item| {
+            let next = [item.head_row, item.hidden_row, item.output_row].map(|first| first + item.num_rows);
+            next == [row.head, row.hidden, row.output]
+                && item.copies == row.copies
+                && item.num_rows < abi::HOPPER_GEMM_ROWS
+        });
+        match continued {
+            Some(item) => item.num_rows += 1,
+            None => items.push(abi::ProjectionItem {
+                head_row: row.head,
+                hidden_row: row.hidden,
+                output_row: row.output,
+                num_rows: 1,
+                copies: row.copies,
+            }),
+        }
+    }
+    items
 }
 
 fn put<T: Pod>(bytes: &mut [u8], offset: usize, values: &[T]) {

@@ -285,8 +285,9 @@ impl<'a> Lowering<'a> {
         let hidden: Vec<Matrix> = hidden.iter().map(|id| self.matrix(*id)).collect();
         let (head, tokens) = (self.matrix(head), self.plan.config.num_tokens());
         let (batch, rows) = (self.batch.batch, self.batch.projected_rows);
+        let items = self.batch.projection_items;
         let Some(product) = step.beside.product.map(|id| self.matrix(id)) else {
-            let projection = ops::Projection { batch, rows, head, hidden: &hidden, weight, bias, tokens };
+            let projection = ops::Projection { batch, rows, items, head, hidden: &hidden, weight, bias, tokens };
             return projection.launch(&self.launcher(step));
         };
         let state_rows = self.prepared(step);

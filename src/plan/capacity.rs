@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{ATTENTION_QUERIES, ATTENTION_TILE, BatchShape, Semantics, Stack, Target};
+use super::{ATTENTION_QUERIES, ATTENTION_TILE, BatchShape, PROJECTION_ROWS, Semantics, Stack, Target};
 use crate::config::EncoderConfig;
 
 /// Counts that decide how large a plan's buffers are.
@@ -20,6 +20,8 @@ pub struct Capacity {
     pub attention_tickets: usize,
     /// Rows of the output matrix that are computed.
     pub projected_rows: usize,
+    /// Stretches that those rows are cut into at most: each lies together wherever it is read and written.
+    pub projection_items: usize,
     /// Rows of the embeddings.
     pub output_rows: usize,
 }
@@ -50,6 +52,10 @@ impl Capacity {
                     add(&mut sum.attention_items[index], items(rows.all_seeing) + items(rows.len - rows.all_seeing));
                 }
             }
+            add(
+                &mut sum.projection_items,
+                image.projected_tiles().count().saturating_mul(tokens.div_ceil(PROJECTION_ROWS)),
+            );
             add(&mut sum.projected_rows, image.projected_tiles().count().saturating_mul(tokens));
             add(&mut sum.output_rows, image.num_output_tiles().saturating_mul(tokens));
         }
@@ -89,6 +95,7 @@ impl Capacity {
             attention_items: [items; 2],
             attention_tickets: tickets,
             projected_rows: output_rows,
+            projection_items: num_tiles.saturating_mul(config.num_tokens().div_ceil(PROJECTION_ROWS)),
             output_rows,
         };
         all.rounded_up()
@@ -113,6 +120,7 @@ impl Capacity {
             attention_items: [0, 1].map(|k| self.attention_items[k].max(other.attention_items[k])),
             attention_tickets: self.attention_tickets.max(other.attention_tickets),
             projected_rows: self.projected_rows.max(other.projected_rows),
+            projection_items: self.projection_items.max(other.projection_items),
             output_rows: self.output_rows.max(other.output_rows),
         }
     }
@@ -130,6 +138,7 @@ impl Capacity {
             attention_items: self.attention_items.map(&change),
             attention_tickets: change(self.attention_tickets),
             projected_rows: change(self.projected_rows),
+            projection_items: change(self.projection_items),
             output_rows: change(self.output_rows),
         }
     }

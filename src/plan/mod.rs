@@ -18,7 +18,7 @@ use crate::dtype::Dtype;
 pub use attention::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, QueryGroup};
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
-pub use target::{ATTENTION_QUERIES, Form, Precision, Target};
+pub use target::{ATTENTION_QUERIES, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Precision, Target};
 pub use timing::{Spread, StepTiming};
 
 /// A batch that is to be encoded.

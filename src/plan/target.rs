@@ -6,6 +6,12 @@ use super::{AttentionTiling, Op};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 
+/// States that the projection of Hopper's form reads at most, the head among them.
+pub const HOPPER_PROJECTION_STATES: usize = 8;
+
+/// Rows that the projection of Hopper's form takes together at most.
+pub const PROJECTION_ROWS: usize = 128;
+
 /// Queries that attention takes together on a GPU at most; an image's last ones may be fewer.
 pub const ATTENTION_QUERIES: usize = 128;
 
@@ -83,12 +89,12 @@ impl Target {
     pub(crate) fn form_of(&self, op: &Op) -> Option<Form> {
         match op {
             Op::Patchify { .. } | Op::TilePosition { .. } | Op::TileNorm { .. } => None,
-            Op::Attention { .. } => Some(self.form),
             Op::PatchEmbedding { .. }
             | Op::LayerNormLinear { .. }
-            | Op::LinearResidual { .. }
-            | Op::Projection { .. } => Some(match self.form {
-                Form::Hopper => Form::Portable,
+            | Op::Attention { .. }
+            | Op::LinearResidual { .. } => Some(self.form),
+            Op::Projection { hidden, .. } => Some(match self.form {
+                Form::Hopper if hidden.len() >= HOPPER_PROJECTION_STATES => Form::Portable,
                 form => form,
             }),
         }

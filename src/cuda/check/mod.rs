@@ -24,7 +24,7 @@ use crate::error::CudaError;
 use crate::plan::Form;
 
 use super::driver::{Context, Stream};
-use super::ops::Kernels;
+use super::ops::{Kernels, tilings};
 pub(crate) use bench::{Bench, DeviceMatrix};
 pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
@@ -53,15 +53,11 @@ pub(crate) struct Finding {
 /// The cases of all kernels of a form for an element type; those of the portable form include what all forms share, and
 /// the baseline's.
 fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
-    let matrices = [
-        patch_embedding::cases,
-        layer_norm_linear::cases,
-        flash_attention::cases,
-        linear_residual::cases,
-        projection::cases,
-    ];
+    let products =
+        [patch_embedding::cases, layer_norm_linear::cases, linear_residual::cases, projection::cases].into_iter();
+    let products = products.flat_map(|cases| cases(dtype)).map(|case| in_all_tilings(case, form));
     let shared = [
-        place_weight::cases,
+        place_weight::cases as fn(Dtype) -> Vec<Case>,
         patchify::cases,
         tile_position::cases,
         tile_norm::cases,
@@ -72,9 +68,29 @@ fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
         scatter_embeddings::cases,
     ];
     let shared = shared.into_iter().filter(|_| form == Form::Portable);
+    let others = std::iter::once(flash_attention::cases as fn(Dtype) -> Vec<Case>).chain(shared);
     let hopper = (form == Form::Hopper).then(|| flash_attention::hopper_cases(dtype));
-    let cases = matrices.into_iter().chain(shared).flat_map(|cases| cases(dtype));
-    cases.chain(hopper.into_iter().flatten()).collect()
+    products.chain(others.flat_map(|cases| cases(dtype))).chain(hopper.into_iter().flatten()).collect()
+}
+
+/// The case in every tiling of a product: the largest error, and NaN where two tilings give different bits.
+fn in_all_tilings(case: Case, form: Form) -> Case {
+    let Case { kernel, shape, run } = case;
+    let run = Box::new(move |bench: &Bench| {
+        let of = |tiling: usize| {
+            let bench = bench.in_tiling(tiling);
+            run(&bench).map(|finding| (finding, bench.seen()))
+        };
+        let (mut worst, bits) = of(0)?;
+        for tiling in 1..tilings(form).len() {
+            let (Finding { error, limit }, other) = of(tiling)?;
+            let is_worse = error.is_nan() || error > worst.error;
+            worst = if is_worse { Finding { error, limit } } else { worst };
+            worst.error = if other == bits { worst.error } else { f64::NAN };
+        }
+        Ok(worst)
+    });
+    Case { kernel, shape, run }
 }
 
 /// How many cases there are.

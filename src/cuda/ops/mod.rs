@@ -52,7 +52,8 @@ use crate::plan::Form;
 pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
     match form {
         Form::Portable => &gemm::NAMES,
-        Form::Cpu | Form::Cublas | Form::Hopper => &[],
+        Form::Hopper => &sm90::gemm::NAMES,
+        Form::Cpu | Form::Cublas => &[],
     }
 }
 
@@ -77,7 +78,14 @@ pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
         &linear_residual::KERNELS,
         &projection::KERNELS,
     ];
-    let hopper = (form == Form::Hopper).then(sm90::flash_attention::kernels);
-    let portable = rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten());
-    portable.chain(hopper.into_iter().flatten())
+    let hopper = [
+        &patch_embedding::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_GELU_KERNELS,
+        &linear_residual::HOPPER_KERNELS,
+        &projection::HOPPER_KERNELS,
+    ];
+    let hopper = hopper.into_iter().flatten().chain(sm90::flash_attention::kernels());
+    let hopper = hopper.filter(move |_| form == Form::Hopper);
+    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten()).chain(hopper)
 }

@@ -1,3 +1,4 @@
-//! The forms of operations that are written in the instructions of Hopper.
+//! What is Hopper's own about operations that have a form in its instructions.
 
 pub(super) mod flash_attention;
+pub(super) mod gemm;
