@@ -123,9 +123,11 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
     println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
     println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());
-    let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes"]);
+    let (kernels, source) = kernels(plan);
+    let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes", "kernel"]);
     let grouped = if arguments.steps { plan.steps.iter().map(|s| (s, 1)).collect() } else { by_kind(plan) };
     for (step, times) in grouped {
+        let number = plan.steps.iter().position(|other| other.name == step.name).unwrap_or_default();
         let output = plan.buffer(step.op.writes());
         let (flops, bytes) = (step.flops as f64, step.bytes as f64);
         steps.add_row([
@@ -135,9 +137,14 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
             format!("{:.1}", bytes * times as f64 / 1e6),
             format!("{:.0}", flops / bytes),
             format!("[{}, {}]", output.rows, output.width),
+            kernels[number].clone(),
         ]);
     }
     println!("{steps}\n");
+    if let Some(source) = source {
+        println!("{source}");
+    }
+    print_fallbacks(plan);
     let count = plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Arena { .. })).count();
     println!(
         "{} steps, {:.3} TFLOP, {} moved at least; {count} buffers in an arena of {}",
@@ -146,6 +153,33 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
         readable_bytes(plan.bytes()),
         readable_bytes(plan.arena_bytes as u64),
     );
+}
+
+/// Each step's kernel, and what chose its tiles.
+#[cfg(feature = "cuda-unversioned")]
+fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
+    if plan.target.form == Form::Cpu {
+        return (vec!["-".to_string(); plan.steps.len()], None);
+    }
+    let (kernels, source) = crate::cuda::kernels(plan);
+    (kernels, Some(source))
+}
+
+#[cfg(not(feature = "cuda-unversioned"))]
+fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
+    let name = |step: &Step| step.form.map_or("-".to_string(), |form| form.to_string());
+    (plan.steps.iter().map(name).collect(), None)
+}
+
+/// Says on standard error which steps another form's kernels carry out.
+pub(super) fn print_fallbacks(plan: &Plan) {
+    let mut named: Vec<String> = Vec::new();
+    for (step, form) in plan.fallbacks() {
+        if !named.contains(&step.kind()) {
+            named.push(step.kind());
+            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
+        }
+    }
 }
 
 /// The first step of each kind, in order, with how many there are.

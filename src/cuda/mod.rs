@@ -24,3 +24,4 @@ mod tuning;
 mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
+pub(crate) use tuning::kernels;

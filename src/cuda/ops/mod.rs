@@ -57,6 +57,20 @@ pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
     }
 }
 
+/// The name of the tiling that a product `[rows, inputs] · [inputs, outputs]` takes where nothing was measured.
+pub(crate) fn predicted_tiling(
+    form: Form,
+    [rows, inputs, outputs]: [usize; 3],
+    num_multiprocessors: u32,
+) -> Option<&'static str> {
+    let shape = gemm::GemmShape { rows, inputs, outputs };
+    match form {
+        Form::Portable => gemm::NAMES.get(shape.tiling(num_multiprocessors)).copied(),
+        Form::Hopper => sm90::gemm::NAMES.get(sm90::gemm::predicted(shape, num_multiprocessors)).copied(),
+        Form::Cpu | Form::Cublas => None,
+    }
+}
+
 /// Every kernel that a plan of this form may ask for.
 pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
