@@ -129,7 +129,7 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
         let output = plan.buffer(step.op.writes());
         let (flops, bytes) = (step.flops as f64, step.bytes as f64);
         steps.add_row([
-            if arguments.steps { step.name.clone() } else { kind(step) },
+            if arguments.steps { step.name.clone() } else { step.kind() },
             times.to_string(),
             format!("{:.2}", flops * times as f64 / 1e9),
             format!("{:.1}", bytes * times as f64 / 1e6),
@@ -148,16 +148,11 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
     );
 }
 
-/// A step's name without its layer's number.
-fn kind(step: &Step) -> String {
-    step.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
-}
-
 /// The first step of each kind, in order, with how many there are.
 fn by_kind(plan: &Plan) -> Vec<(&Step, usize)> {
     let mut kinds: Vec<(&Step, usize)> = Vec::new();
     for step in &plan.steps {
-        match kinds.iter_mut().find(|(first, _)| kind(first) == kind(step)) {
+        match kinds.iter_mut().find(|(first, _)| first.kind() == step.kind()) {
             Some((_, times)) => *times += 1,
             None => kinds.push((step, 1)),
         }

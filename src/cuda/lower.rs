@@ -5,6 +5,7 @@ use super::batch::BatchViews;
 use super::cublas::{Cublas, Product};
 use super::driver::DeviceMemory;
 use super::ops::{self, Array, Count, GroupedQueries, Launcher, Matrix, Queries};
+use super::tuning::Tuning;
 use super::weights::{DeviceNormLinear, DeviceWeights};
 use crate::error::CudaError;
 use crate::plan::{BufferId, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
@@ -16,6 +17,8 @@ pub(super) struct Lowering<'a> {
     pub(super) arena: &'a DeviceMemory,
     pub(super) batch: BatchViews<'a>,
     pub(super) launcher: Launcher<'a>,
+    /// What was measured of tilings.
+    pub(super) tuning: &'a Tuning,
     /// The library, in the form that uses it.
     pub(super) cublas: Option<&'a Cublas>,
 }
@@ -41,7 +44,9 @@ impl<'a> Lowering<'a> {
 
     /// What launches a step's matrix operation, in the step's form.
     fn launcher(&self, step: &Step) -> Launcher<'a> {
-        step.form.map_or(self.launcher, |form| self.launcher.in_form(form))
+        let launcher = step.form.map_or(self.launcher, |form| self.launcher.in_form(form));
+        // Who names a tiling means it.
+        launcher.with_tiling(self.launcher.tiling().or_else(|| self.tuning.tiling(self.plan, step)))
     }
 
     fn matrix(&self, id: BufferId) -> Matrix<'a> {
@@ -58,6 +63,39 @@ impl<'a> Lowering<'a> {
 
     fn rows(&self, stack: Stack) -> Count<'a> {
         self.batch.batch.num_rows(stack, self.plan.capacity.rows[stack.index()])
+    }
+
+    /// A step's matrix product by itself, in the element type; none for steps that are no single one.
+    pub(super) fn bare_product(&self, step: &Step) -> Option<Product<'a>> {
+        let (weight, rows) = match step.op {
+            Op::PatchEmbedding { .. } => {
+                let embedding = &self.weights.embedding;
+                (embedding.patch.view(&embedding.block), self.plan.capacity.tiles * self.plan.config.num_patches())
+            }
+            Op::LayerNormLinear { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let linear = match part {
+                    NormLinear::Qkv => &weights.qkv,
+                    NormLinear::Fc1 => &weights.fc1,
+                };
+                (linear.weight.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::LinearResidual { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let matrix = match part {
+                    ResidualLinear::Out => &weights.out,
+                    ResidualLinear::Fc2 => &weights.fc2,
+                };
+                (matrix.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::Patchify { .. }
+            | Op::TilePosition { .. }
+            | Op::Attention { .. }
+            | Op::TileNorm { .. }
+            | Op::Projection { .. } => return None,
+        };
+        let (input, output) = (self.matrix(step.op.reads()[0]), self.matrix(step.op.writes()));
+        Some(Product { input, weight, output, rows, add: false })
     }
 
     fn patchify(&self, output: BufferId) -> Result<(), CudaError> {

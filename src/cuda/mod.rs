@@ -20,6 +20,7 @@ mod ptxas;
 mod replica;
 #[expect(unsafe_code, reason = "copies from and to pinned memory")]
 mod slot;
+mod tuning;
 mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};

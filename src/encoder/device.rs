@@ -34,6 +34,20 @@ pub enum Kernels {
     Cublas,
 }
 
+/// Whether an encoder on a GPU measures, when it is built, which tiles its matrix operations should take. What is found is
+/// kept on disk for the GPU, its driver and this build (`TILESIGHT_CACHE_DIR`, else the user's folder for caches), so that
+/// the next start finds it. It changes times, and no bit of a result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Tune {
+    /// What is not known yet, on real GPUs.
+    #[default]
+    Auto,
+    /// Nothing: what is known from earlier starts, else predictions.
+    Never,
+    /// What is not known yet, on a simulated GPU too, whose times mean nothing: for tests.
+    Always,
+}
+
 /// What is computed in where: f32 on the CPU, 16 bits on GPUs.
 ///
 /// # Errors
@@ -66,6 +80,22 @@ impl FromStr for Device {
         let ordinals = numbers.split(',').map(parse).collect::<std::result::Result<Vec<usize>, _>>()?;
         let twice = ordinals.iter().enumerate().any(|(place, ordinal)| ordinals[..place].contains(ordinal));
         if twice { Err(refuse().into()) } else { Ok(Self::Cuda(ordinals)) }
+    }
+}
+
+impl FromStr for Tune {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
+            _ => {
+                let reason = "name auto, never or always";
+                Err(InputError::Unavailable { option: "tune", found: name.to_string(), reason }.into())
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod build;
 mod capacity;
 mod layout;
 mod target;
+mod timing;
 
 use serde::Serialize;
 
@@ -18,6 +19,7 @@ pub use attention::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, QueryGrou
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 pub use target::{ATTENTION_QUERIES, Form, Precision, Target};
+pub use timing::{Spread, StepTiming};
 
 /// A batch that is to be encoded.
 pub(crate) struct Batch<'a> {
@@ -301,6 +303,18 @@ impl Plan {
         self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.flops))
     }
 
+    /// The kinds of steps there are, in order; see [`Step::kind`].
+    pub fn kinds(&self) -> Vec<String> {
+        let mut kinds: Vec<String> = Vec::new();
+        for step in &self.steps {
+            let kind = step.kind();
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
+
     /// The steps that another form's kernel carries out than the target's, each with that form.
     pub fn fallbacks(&self) -> impl Iterator<Item = (&Step, Form)> {
         let form = |step: &'_ Step| step.form.filter(|form| *form != self.target.form);
@@ -315,6 +329,13 @@ impl Plan {
     /// Rows of the embeddings.
     pub fn num_output_rows(&self) -> usize {
         self.batch.num_output_tiles() * self.config.num_tokens()
+    }
+}
+
+impl Step {
+    /// Its name without its layer's number: steps of one kind differ in their weights alone.
+    pub fn kind(&self) -> String {
+        self.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
     }
 }
 

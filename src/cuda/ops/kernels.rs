@@ -73,16 +73,28 @@ pub(crate) struct Launcher<'a> {
     kernels: &'a Kernels,
     stream: &'a Stream,
     form: Form,
+    tiling: Option<usize>,
 }
 
 impl<'a> Launcher<'a> {
     pub(crate) fn new(kernels: &'a Kernels, stream: &'a Stream) -> Self {
-        Self { kernels, stream, form: kernels.form }
+        Self { kernels, stream, form: kernels.form, tiling: None }
     }
 
     /// The same for operations in another form that the kernels were loaded for.
     pub(crate) fn in_form(self, form: Form) -> Self {
         Self { form, ..self }
+    }
+
+    /// The same with products in the tiling of this number in the form's [`tilings`](super::tilings); none leaves it to the
+    /// prediction.
+    pub(crate) fn with_tiling(self, tiling: Option<usize>) -> Self {
+        Self { tiling, ..self }
+    }
+
+    /// The tiling that was asked for.
+    pub(crate) fn tiling(&self) -> Option<usize> {
+        self.tiling
     }
 
     /// The form that operations take here.

@@ -48,6 +48,14 @@ pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 
 use crate::plan::Form;
 
+/// The names of the tilings that products of a form may take, in the order of their numbers; all give the same bits.
+pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
+    match form {
+        Form::Portable => &gemm::NAMES,
+        Form::Cpu | Form::Cublas | Form::Hopper => &[],
+    }
+}
+
 /// Every kernel that a plan of this form may ask for.
 pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
