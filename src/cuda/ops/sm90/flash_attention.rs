@@ -185,7 +185,7 @@ pub(in crate::cuda::ops) fn launch(
         output_stride: number(op.output.stride),
     };
     // A block a multiprocessor, and no more than there can be works.
-    let items = op.output.rows / rows + ATTENTION_PIECES * op.num_items.capacity;
+    let items = ATTENTION_PIECES * (op.output.rows / rows + op.num_items.capacity);
     let multiprocessors = on.stream().context().model().num_multiprocessors;
     let grid = [multiprocessors.min(number(items * op.num_heads)), 1, 1];
     // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views have
