@@ -69,13 +69,6 @@ struct Consumer {
         }
     }
 
-    // The block of keys that starts with this one, if there is one.
-    __device__ __forceinline__ void await_keys(const AttentionWork& work, uint32_t key) {
-        if (key < work.end_key) {
-            mbarrier_wait(barrier(Tiling::KEYS_FULL, keys.stage), keys.parity);
-        }
-    }
-
     // Scores that have come: with biases where the block needs them. Its stage is given back, and after the last block the
     // queries.
     __device__ __forceinline__ void take_scores(BlockScores<Tiling>& scores, const AttentionWork& work, uint32_t key,
@@ -110,9 +103,9 @@ struct Consumer {
         weigh<Tiling, true>(scores, state, scale, corrections);
         round_weights<Tiling>(weights, scores);
         bool is_first = true;
-        await_keys(work, work.first_key + Tiling::KEYS);
 #pragma unroll 1
         for (uint32_t key = work.first_key + Tiling::KEYS; key < work.end_key; key += Tiling::KEYS) {
+            mbarrier_wait(barrier(Tiling::KEYS_FULL, keys.stage), keys.parity);
             if (takes_turns) {
                 named_barrier_sync(Tiling::TURN + tile, 256);
             }
