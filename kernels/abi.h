@@ -106,7 +106,7 @@ struct AttentionGroup {
     uint32_t num_keys;        // at least 1
     uint32_t first_multiple;  // keys before this one, counted from key_row, stand for one row each
     uint32_t piece_keys;      // keys of a piece; num_keys or more where they are not cut
-    uint32_t first_ticket;    // of a group whose keys are cut, which is one item: a ticket for each head and 64 rows
+    uint32_t first_ticket;    // of a group whose keys are cut: a ticket for each head, item and 64 rows of the first item
 };
 
 // Pieces that the keys of a group are cut into, at most.

@@ -119,6 +119,9 @@ struct Consumer {
             wgmma_wait<1>();
             take_scores(scores, work, key, inverse_scale);
             weigh<Tiling, false>(scores, state, scale, corrections);
+            // Has been waited for: what comes of it is a loop that ptxas moves no wait across. It would have the one below
+            // before the exponentials above, and the weights would not become beside the product of the values.
+            mbarrier_wait(barrier(Tiling::VALUES_FULL, values.stage), values.parity);
             wgmma_wait<0>();
             keep_sums<Tiling>(state.sums, weights);
             release(barrier(Tiling::VALUES_EMPTY, values.stage));

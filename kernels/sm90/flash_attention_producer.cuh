@@ -15,7 +15,8 @@ __device__ __forceinline__ AttentionWork describe(const AttentionGroup& group, u
     const uint32_t first_query = item * Tiling::ROWS;
     const uint32_t first_key = piece * group.piece_keys;
     const uint32_t num_queries = min(Tiling::ROWS, group.num_queries - first_query);
-    const uint32_t num_tiles = (num_queries + ATTENTION_TILE - 1) / ATTENTION_TILE;
+    // Of every item as many as of the first.
+    const uint32_t num_tiles = (min(Tiling::ROWS, group.num_queries) + ATTENTION_TILE - 1) / ATTENTION_TILE;
     AttentionWork work;
     work.key_row = group.key_row;
     work.query_row = group.query_row + first_query;
@@ -26,7 +27,7 @@ __device__ __forceinline__ AttentionWork describe(const AttentionGroup& group, u
     work.first_multiple = group.first_multiple;
     work.piece = piece;
     work.num_pieces = num_pieces;
-    work.first_ticket = group.first_ticket + head * num_tiles;
+    work.first_ticket = group.first_ticket + place / num_pieces * num_tiles;
     return work;
 }
 

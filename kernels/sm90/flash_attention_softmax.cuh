@@ -147,9 +147,6 @@ __device__ __forceinline__ void weigh(BlockScores<Tiling>& scores, TileState<Til
         if constexpr (!is_first) {
             const float before = state.maxima[half];
             maximum = fmaxf(before, maximum);
-            if constexpr (Tiling::RESCALING == Rescaling::lagging) {
-                maximum = (maximum - before) * scale > LAG ? maximum : before;
-            }
             // 1 to the bit where the maximum stays.
             corrections[half] = exp2_approx((before - maximum) * scale);
             total = state.totals[half] * corrections[half];

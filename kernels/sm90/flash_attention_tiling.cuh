@@ -10,12 +10,10 @@
 // widest swizzle and 16 of the narrowest. The products are the same.
 enum class KeyForm { uniform, mixed };
 
-// When the sums follow a row's maximum: at every block; where it grew in some row of the warp, which is the same to the
-// bit; or where it grew by more than LAG, weights up to 2^LAG in between.
-enum class Rescaling { always, grown, lagging };
-
-// Base 2.
-constexpr float LAG = 8.0f;
+// When the sums follow a row's maximum: at every block; or where it grew in some row of the warp, which is the same to the
+// bit. A maximum that lags behind by up to 2^8 would spare a little more, and was tried: a peaked row's largest weight is
+// then no longer 1, which rounds to itself, and the error was beyond what the element type explains.
+enum class Rescaling { always, grown };
 
 // A head of an item, or a piece of it, as the producer hands it to the consumers.
 struct AttentionWork {

@@ -47,12 +47,8 @@ const SMALL: Form = FORMS[0];
 const PUBLISHED: Form = FORMS[4];
 const MIXED: Form = FORMS[8];
 
-const SWEEP: [Form; 4] = [
-    sweep("80_128x176", 128, 176),
-    sweep("80_128x176_mixed", 128, 176),
-    sweep("80_always", 192, 112),
-    sweep("80_lagging", 192, 112),
-];
+const SWEEP: [Form; 3] =
+    [sweep("80_128x176", 128, 176), sweep("80_128x176_mixed", 128, 176), sweep("80_always", 192, 112)];
 
 /// Queries that see the same keys, as the kernel takes them: `AttentionGroup`.
 fn groups(form: Form, batch: &Batch) -> (Vec<[u32; 8]>, usize) {
@@ -61,7 +57,8 @@ fn groups(form: Form, batch: &Batch) -> (Vec<[u32; 8]>, usize) {
     for image in &batch.images {
         let first_multiple = image.multiples.first().map_or(image.len, |(rows, _)| rows.start);
         for (queries, num_keys) in [(0..image.all_seeing, image.len), (image.all_seeing..image.len, image.all_seeing)] {
-            let rest = queries.len() % form.rows;
+            // A second item is cut, too, where there are many rows: a group of two.
+            let rest = queries.len() % form.rows + if queries.len() > 1500 { form.rows } else { 0 };
             let full = queries.len() - rest;
             let pieces = (num_keys.div_ceil(form.keys) / 2).clamp(1, PIECES);
             let piece_keys = num_keys.div_ceil(form.keys).div_ceil(pieces) * form.keys;
@@ -75,7 +72,7 @@ fn groups(form: Form, batch: &Batch) -> (Vec<[u32; 8]>, usize) {
                 let numbers = [works, first + start, len, first, num_keys, first_multiple, piece_keys, tickets];
                 groups.push(numbers.map(|number| number as u32));
                 if num_pieces > 1 {
-                    tickets += batch.heads * len.div_ceil(TILE);
+                    tickets += batch.heads * len.div_ceil(form.rows) * len.min(form.rows).div_ceil(TILE);
                 }
             }
         }

@@ -19,9 +19,9 @@ pub(crate) struct AttentionGroups {
 
 impl AttentionGroups {
     /// Adds an image whose rows start at `first_row`.
-    pub(crate) fn push(&mut self, tiling: AttentionTiling, rows: &Rows, first_row: usize) {
+    pub(crate) fn push(&mut self, tiling: AttentionTiling, rows: &Rows, num_heads: usize, first_row: usize) {
         let first_multiple = rows.multiples.first().map_or(rows.len, |multiple| multiple.rows.start);
-        self.groups.extend(tiling.groups(rows).map(|group| (group, [first_row, first_multiple])));
+        self.groups.extend(tiling.groups(rows, num_heads).map(|group| (group, [first_row, first_multiple])));
     }
 
     /// The table of the groups, works and tickets counted through for so many heads; and how many tickets there are.

@@ -214,7 +214,7 @@ impl Lists {
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
                 let (rows, first_row) = (image.rows(stack), first[stack.index()]);
                 match tiling {
-                    Some(tiling) => groups[stack.index()].push(tiling, rows, first_row),
+                    Some(tiling) => groups[stack.index()].push(tiling, rows, config.num_heads, first_row),
                     None => lists.attend(stack, rows, first_row),
                 }
                 lists.weigh(stack, rows, first_row);

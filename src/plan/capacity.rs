@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{ATTENTION_QUERIES, ATTENTION_TILE, BatchShape, PROJECTION_ROWS, Semantics, Stack, Target};
+use super::{ATTENTION_QUERIES, AttentionTiling, BatchShape, PROJECTION_ROWS, Semantics, Stack, Target};
 use crate::config::EncoderConfig;
 
 /// Counts that decide how large a plan's buffers are.
@@ -43,7 +43,7 @@ impl Capacity {
                 let (rows, index) = (image.rows(stack), stack.index());
                 add(&mut sum.rows[index], rows.len);
                 if let Some(tiling) = target.attention_tiling(config) {
-                    for group in tiling.groups(rows) {
+                    for group in tiling.groups(rows, config.num_heads) {
                         add(&mut sum.attention_items[index], 1);
                         add(&mut tickets[index], group.num_tickets(config.num_heads));
                     }
@@ -82,8 +82,8 @@ impl Capacity {
         let kinds = num_tiles.saturating_mul(2);
         let (items, tickets) = match target.attention_tiling(config) {
             Some(tiling) => {
-                let tickets = tiling.rows.div_ceil(ATTENTION_TILE).saturating_mul(config.num_heads);
-                (kinds.saturating_mul(2), kinds.saturating_mul(tickets))
+                let per_tile = tickets_per_tile(config, tiling, alignment);
+                (kinds.saturating_mul(2), num_tiles.saturating_mul(per_tile))
             }
             None => (rows.div_ceil(ATTENTION_QUERIES).saturating_add(kinds), 0),
         };
@@ -142,4 +142,18 @@ impl Capacity {
             output_rows: change(self.output_rows),
         }
     }
+}
+
+/// Tickets of attention's pieces for each computed tile, at most, whatever the images: of every number of real tiles and of
+/// padding tiles, with up to `alignment` alignment rows for each.
+fn tickets_per_tile(config: &EncoderConfig, tiling: AttentionTiling, alignment: usize) -> usize {
+    let (tokens, most) = (config.num_tokens(), config.max_num_tiles);
+    let tickets = |rows: usize| tiling.max_tickets(rows, config.num_heads);
+    let of = |real: usize, padding: usize| {
+        let tiles = real + padding;
+        let others = (0..=alignment * tiles).map(|rows| tickets(padding * tokens + rows)).max().unwrap_or(0);
+        (tickets(real * tokens) + others).div_ceil(tiles)
+    };
+    let pairs = (1..=most).flat_map(|real| (0..=most - real).map(move |padding| (real, padding)));
+    pairs.map(|(real, padding)| of(real, padding)).max().unwrap_or(0)
 }

@@ -181,7 +181,7 @@ impl Attention {
             };
             let multiples = padding.iter().enumerate().map(multiple).collect();
             let rows = Rows { len: real + padding.len(), all_seeing: *real, multiples };
-            groups.push(tiling, &rows, first);
+            groups.push(tiling, &rows, NUM_HEADS, first);
             first += rows.len;
         }
         groups.table(NUM_HEADS)

@@ -74,12 +74,9 @@ pub(crate) static IN_USE: [Variant; 8] = [
 pub(crate) static ALIKE: [Variant; 2] =
     [Variant::of_head("_80_mixed", 80).mixed(), Variant::sweep("_80_always", 192, 112)];
 
-/// Others that a sweep compares, and that give bits of their own; the first two the same.
-pub(crate) static OTHERS: [Variant; 3] = [
-    Variant::sweep("_80_128x176", 128, 176),
-    Variant::sweep("_80_128x176_mixed", 128, 176).mixed(),
-    Variant::sweep("_80_lagging", 192, 112),
-];
+/// Others that a sweep compares, and that give bits of their own, both the same.
+pub(crate) static OTHERS: [Variant; 2] =
+    [Variant::sweep("_80_128x176", 128, 176), Variant::sweep("_80_128x176_mixed", 128, 176).mixed()];
 
 /// Every kernel of these.
 pub(in crate::cuda::ops) fn kernels() -> impl Iterator<Item = &'static Kernel> {
@@ -185,7 +182,7 @@ pub(in crate::cuda::ops) fn launch(
         output_stride: number(op.output.stride),
     };
     // A block a multiprocessor, and no more than there can be works.
-    let items = op.output.rows / rows + ATTENTION_PIECES * op.num_items.capacity;
+    let items = ATTENTION_PIECES * (op.output.rows / rows + op.num_items.capacity);
     let multiprocessors = on.stream().context().model().num_multiprocessors;
     let grid = [multiprocessors.min(number(items * op.num_heads)), 1, 1];
     // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views have
