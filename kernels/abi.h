@@ -30,6 +30,14 @@ constexpr uint32_t GEMM_STAGES = 4;
 constexpr uint32_t ATTENTION_THREADS = 128;
 constexpr uint32_t ATTENTION_SHARED_BYTES = 512;
 
+// The matrix kernels of Hopper: columns of K in a slab, rows of a tile, rows and columns of the panels in which its output
+// leaves shared memory, threads of a block, bytes of its shared memory.
+constexpr uint32_t HOPPER_GEMM_DEPTH = 64;
+constexpr uint32_t HOPPER_GEMM_ROWS = 128;
+constexpr uint32_t HOPPER_GEMM_PANEL = 64;
+constexpr uint32_t HOPPER_GEMM_THREADS = 384;
+constexpr uint32_t HOPPER_GEMM_SHARED_BYTES = 229504;
+
 // A map of a tensor for the bulk copies of Hopper, as the driver encodes it ("cuTensorMapEncodeTiled"): a member of a
 // kernel's params, by value.
 struct alignas(64) TensorMap {
@@ -69,6 +77,15 @@ struct ProjectedRow {
     uint32_t copies;  // equal rows: output, output + N, ... with N tokens a tile; at least 1
 };
 
+// Rows of the projection that lie one after another wherever they are read and written, as a row tile of the Hopper form.
+struct ProjectionItem {
+    uint32_t head_row;    // the first row's, as in ProjectedRow
+    uint32_t hidden_row;
+    uint32_t output_row;
+    uint32_t num_rows;    // 1 to HOPPER_GEMM_ROWS
+    uint32_t copies;      // of each
+};
+
 // Queries of one image that see the same keys.
 struct AttentionItem {
     uint32_t query_row;       // first row
@@ -77,6 +94,35 @@ struct AttentionItem {
     uint32_t num_keys;        // at least 1
     uint32_t first_multiple;  // keys before this one, counted from key_row, stand for one row each
 };
+
+// Hopper's form of the same: queries of one image that see the same keys, all of them, in items of as many rows as the
+// kernel takes at a time. Each head of each item is work, or several pieces of work where the keys are cut; works are
+// counted head by head, an item's pieces after one another.
+struct AttentionGroup {
+    uint32_t end_work;        // one past the group's last work; works of the groups are counted through
+    uint32_t query_row;       // first row
+    uint32_t num_queries;     // at least 1
+    uint32_t key_row;         // first row that they see
+    uint32_t num_keys;        // at least 1
+    uint32_t first_multiple;  // keys before this one, counted from key_row, stand for one row each
+    uint32_t piece_keys;      // keys of a piece; num_keys or more where they are not cut
+    uint32_t first_ticket;    // of a group whose keys are cut: a ticket for each head, item and 64 rows of the first item
+};
+
+// Pieces that the keys of a group are cut into, at most.
+constexpr uint32_t ATTENTION_PIECES = 8;
+
+// Query rows of a warpgroup: a ticket's.
+constexpr uint32_t ATTENTION_TILE = 64;
+
+// Counters of the schedule before the tickets: the next work, and the blocks that have found no more.
+constexpr uint32_t ATTENTION_COUNTERS = 2;
+
+// What a piece leaves of a ticket's rows beside the sums, floats of each of the warpgroup's 128 threads.
+constexpr uint32_t ATTENTION_PARTIAL_EXTRA = 4;
+
+// Shared memory of a block of Hopper's flash_attention: all there is, for there is one block on a multiprocessor.
+constexpr uint32_t ATTENTION_HOPPER_SHARED_BYTES = 227 * 1024;
 
 // The batch of one launch, uploaded with its pixels.
 struct Batch {
@@ -87,7 +133,7 @@ struct Batch {
     uint32_t num_rows[2];              // rows of the transformer, rows of the gated layers
     uint32_t num_attention_items[2];   // likewise
     uint32_t num_projected_rows;
-    uint32_t reserved;
+    uint32_t num_projection_items;
 };
 
 // patchify: pixels to patches.
@@ -182,6 +228,25 @@ struct FlashAttentionParams {
     uint32_t output_stride;
 };
 
+// The same on Hopper. Maps see a matrix of heads as [chunk of columns, row, column of the chunk], so that a box is a head's
+// chunks after one another, each with the swizzle of its width: the widest power of two up to 64 that divides the head size.
+struct HopperAttentionParams {
+    TensorMap queries;          // of qkv; a box is ATTENTION_TILE rows
+    TensorMap keys;             // of qkv; a box is a block of keys. Mixed: the first 64 columns of a head, chunks a head apart
+    TensorMap key_tails;        // mixed: the other 16 columns, likewise
+    TensorMap values;           // of qkv; a box is a block of keys
+    TensorMap log2_multiplicity;  // f32 [1, rows], base 2; a box is a block of keys
+    TensorMap output_tiles;     // of output; a box is ATTENTION_TILE rows
+    const uint32_t* num_groups;
+    const AttentionGroup* groups;  // [num_groups]
+    uint32_t* counters;         // [ATTENTION_COUNTERS + tickets], zeros before and after
+    float* partials;            // [tickets, ATTENTION_PIECES, head size / 2 + ATTENTION_PARTIAL_EXTRA, 128]
+    void* output;               // T [rows, output_stride]
+    float scale_log2;           // log2(e) / sqrt(head size of the model)
+    uint32_t num_heads;
+    uint32_t output_stride;
+};
+
 // linear_residual: output = residual + gate * (input * weight^T + bias).
 struct LinearResidualParams {
     const uint32_t* num_rows;
@@ -216,6 +281,47 @@ struct ProjectionParams {
     uint32_t weight_stride;
     uint32_t tokens;                         // N: rows between two copies
     const void* hidden[MAX_HIDDEN_STATES];   // T [num_rows[0], state_stride] each
+};
+
+// The matrix kernels of Hopper (sm90/): the same operations, their matrices as maps. A box of an input is
+// HOPPER_GEMM_DEPTH columns of HOPPER_GEMM_ROWS rows, of a weight as many columns of a tile's columns; boxes of residual
+// and output are panels. All with the 128-byte swizzle; what the maps say is not read from the plain struct.
+
+struct HopperLayerNormLinearParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap output;
+    LayerNormLinearParams plain;
+};
+
+struct HopperLinearResidualParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap residual;
+    TensorMap output;
+    LinearResidualParams plain;
+};
+
+struct HopperPatchEmbeddingParams {
+    TensorMap input;
+    TensorMap weight;
+    TensorMap output;
+    PatchEmbeddingParams plain;
+};
+
+// States that the projection of Hopper reads at most, the head among them.
+constexpr uint32_t HOPPER_PROJECTION_STATES = 8;
+
+struct HopperProjectionParams {
+    TensorMap states[HOPPER_PROJECTION_STATES];  // the head, then the hidden states: T [rows, width] each
+    TensorMap weight;                            // T [num_states, outputs, width]
+    const Batch* batch;                          // num_projection_items
+    const ProjectionItem* items;
+    const float* bias;                           // [outputs]
+    uint32_t num_states;
+    uint32_t width;                              // C
+    uint32_t outputs;                            // E
+    uint32_t tokens;                             // N: rows between two copies
 };
 
 // The baseline: matrix products are a library's, into f32, and these kernels do the rest.

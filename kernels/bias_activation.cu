@@ -10,6 +10,7 @@
 
 template <class T>
 __device__ __forceinline__ void bias_activation(const BiasActivationParams& params) {
+    start_in_turn();
     const uint32_t number = warp_row();
     if (number >= *params.num_rows) {
         return;

@@ -294,6 +294,7 @@ __device__ __forceinline__ void store_output(const QueryState<Tiling>& state, ui
 template <class T, int head_size>
 __device__ __forceinline__ void flash_attention(const FlashAttentionParams& params) {
     using Tiling = FlashAttentionTiling<T, head_size>;
+    start_in_turn();
     constexpr uint32_t KEYS = Tiling::KEYS;
     if (blockIdx.x >= *params.num_items) {
         return;

@@ -12,6 +12,7 @@
 
 template <class T>
 __device__ __forceinline__ void fold_norm(const FoldNormParams& params) {
+    start_in_turn();
     const Groups rows{params.row_group_len, params.row_group_stride, params.rows};
     const uint32_t place = blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (place >= rows.padded_count()) {

@@ -9,6 +9,7 @@
 
 template <class T>
 __device__ __forceinline__ void gated_residual(const GatedResidualParams& params) {
+    start_in_turn();
     const uint32_t number = warp_row();
     if (number >= *params.num_rows) {
         return;

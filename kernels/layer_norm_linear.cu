@@ -55,6 +55,7 @@ struct NormaliseRows {
 template <class T, class Tiling, bool with_gelu>
 __device__ __forceinline__ void layer_norm_linear(const LayerNormLinearParams& params) {
     static_assert(Tiling::threads >= Tiling::rows, "each row's statistics are one thread's");
+    start_in_turn();
     const uint32_t num_rows = *params.num_rows;
     if (tile_row<Tiling>() >= num_rows) {
         return;

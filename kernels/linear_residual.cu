@@ -59,6 +59,7 @@ struct AddRows {
 
 template <class T, class Tiling>
 __device__ __forceinline__ void linear_residual(const LinearResidualParams& params) {
+    start_in_turn();
     const uint32_t num_rows = *params.num_rows;
     if (tile_row<Tiling>() >= num_rows) {
         return;

@@ -30,6 +30,7 @@ struct StoreRows {
 
 template <class T, class Tiling>
 __device__ __forceinline__ void patch_embedding(const PatchEmbeddingParams& params) {
+    start_in_turn();
     const uint32_t num_rows = *params.num_rows;
     if (tile_row<Tiling>() >= num_rows) {
         return;

@@ -43,6 +43,7 @@ __device__ __forceinline__ Patch find_patch(const PatchifyParams& params, uint32
 
 template <class T>
 __device__ __forceinline__ void patchify(const PatchifyParams& params) {
+    start_in_turn();
     const uint32_t number = blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (number >= params.batch->num_patches) {
         return;

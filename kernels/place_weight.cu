@@ -27,6 +27,7 @@ __device__ __forceinline__ float row_mean(const PlaceWeightParams& params, uint3
 
 template <class T>
 __device__ __forceinline__ void place_weight(const PlaceWeightParams& params) {
+    start_in_turn();
     const Groups rows{params.row_group_len, params.row_group_stride, params.rows};
     const Groups columns{params.column_group_len, params.column_group_stride, params.columns};
     const uint32_t place = blockIdx.x * ROW_WARPS + threadIdx.x / 32;

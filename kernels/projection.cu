@@ -97,6 +97,7 @@ struct StoreCopies {
 
 template <class T, class Tiling>
 __device__ __forceinline__ void projection(const ProjectionParams& params) {
+    start_in_turn();
     const uint32_t num_rows = params.batch->num_projected_rows;
     if (tile_row<Tiling>() >= num_rows) {
         return;

@@ -1,6 +1,6 @@
 // Inline PTX of all architectures, one function an instruction: elements and their conversions, asynchronous copies,
-// matrix loads, matrix products. sm90/hopper.cuh has what Hopper adds, and there is no other. Names and semantics are
-// those of the PTX manual's sections named at each.
+// matrix loads, matrix products, the order of grids. sm90/hopper.cuh has what Hopper adds, and there is no other. Names
+// and semantics are those of the PTX manual's sections named at each.
 #pragma once
 #include <stdint.h>
 
@@ -143,4 +143,28 @@ __device__ __forceinline__ void multiply_add<Fp16>(float (&sums)[4], const uint3
                  "{%0, %1, %2, %3};"
                  : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Waits until the grids that this one depends on have ended, and what they wrote can be seen; returns at once in a
+// launch that does not overlap another ("griddepcontrol.wait", from compute capability 9.0 on; before, no launch
+// overlaps). By every block, before it touches what they may have written and before it writes.
+__device__ __forceinline__ void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" : : : "memory");
+#endif
+}
+
+// Once all blocks have done this or ended, the next grid may start ("griddepcontrol.launch_dependents"). It promises
+// nothing about what this grid has written.
+__device__ __forceinline__ void launch_next_grid() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
+#endif
+}
+
+// What every kernel does first, blocks without work too, unless it has something to do before it may touch the arena:
+// the next grid's blocks may take their places, and this one's go on once it is their turn.
+__device__ __forceinline__ void start_in_turn() {
+    launch_next_grid();
+    wait_for_previous_grid();
 }

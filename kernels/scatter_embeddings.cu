@@ -10,6 +10,7 @@
 
 template <class T>
 __device__ __forceinline__ void scatter_embeddings(const ScatterEmbeddingsParams& params) {
+    start_in_turn();
     const uint32_t number = warp_row();
     if (number >= params.batch->num_projected_rows) {
         return;

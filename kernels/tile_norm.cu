@@ -13,6 +13,7 @@
 
 template <class T>
 __device__ __forceinline__ void tile_norm(const TileNormParams& params) {
+    start_in_turn();
     const uint32_t number = warp_row();
     if (number >= params.batch->num_rows[1]) {
         return;

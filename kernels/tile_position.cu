@@ -71,6 +71,7 @@ __device__ __forceinline__ void add_terms(float (&values)[LANE_COLUMNS], const T
 
 template <class T>
 __device__ __forceinline__ void tile_position(const TilePositionParams& params) {
+    start_in_turn();
     const uint32_t number = warp_row();
     if (number >= params.batch->num_rows[0]) {
         return;

@@ -18,5 +18,5 @@ pub mod serve;
 
 pub use config::EncoderConfig;
 pub use dtype::Dtype;
-pub use encoder::{Device, Encoder, Encodings, Kernels, PixelEncodings, Pixels};
+pub use encoder::{Device, Encoder, Encodings, Kernels, PixelEncodings, Pixels, Tune};
 pub use error::{Error, Result};

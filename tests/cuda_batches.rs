@@ -2,15 +2,17 @@
 //! the tile budget, the number of GPUs, or the run, to the bit.
 
 mod common;
+mod forms;
 mod pictures;
 
 use common::{difference, noise};
+use forms::{forms, fused};
 use pictures::{alone, assert_same_bits, encode, pictures};
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::encoder::EncoderBuilder;
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
-use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Pixels};
+use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Pixels, Tune};
 
 const BOTH: [Semantics; 2] = [Semantics::Torchtune, Semantics::Meta];
 
@@ -44,7 +46,7 @@ struct Choice {
 
 impl Choice {
     fn of(semantics: Semantics) -> Self {
-        Self { semantics, dtype: Dtype::Bf16, kernels: Kernels::Portable, gpus: vec![0], max_batch_tiles: 64 }
+        Self { semantics, dtype: Dtype::Bf16, kernels: fused(), gpus: vec![0], max_batch_tiles: 64 }
     }
 
     fn builder(&self, config: &EncoderConfig) -> EncoderBuilder {
@@ -83,7 +85,7 @@ fn alone_is_in_a_batch() {
 #[test]
 fn every_run_is_the_last_whatever_ran_between() {
     let pictures = pictures(&config());
-    for kernels in [Kernels::Portable, Kernels::Cublas] {
+    for &kernels in forms() {
         let mut encoder = Choice { kernels, ..Choice::of(Semantics::Meta) }.encoder(&config());
         let first = encode(&mut encoder, &pictures);
         // Other batches in between leave other values in the arena, and other shapes other graphs.
@@ -93,6 +95,19 @@ fn every_run_is_the_last_whatever_ran_between() {
         let mut again = again;
         assert_same_bits("another encoder", &encode(&mut again, &pictures), &first);
     }
+}
+
+/// What is measured at the start decides over times, and over no bit.
+#[test]
+fn measured_tilings_give_the_same_bits() {
+    let pictures = &pictures(&config())[..2];
+    let choice = Choice { max_batch_tiles: 2, ..Choice::of(Semantics::Torchtune) };
+    let encoder = |tune: Tune| choice.builder(&config()).tune(tune).build().unwrap();
+    let expected = encode(&mut encoder(Tune::Never), pictures);
+    assert_same_bits("measured", &encode(&mut encoder(Tune::Always), pictures), &expected);
+    let Some(folder) = std::env::var_os("TILESIGHT_CACHE_DIR") else { return };
+    let files = std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+    assert!(files.into_iter().any(|text| text.contains(" fc1 ")), "nothing was kept of what was measured");
 }
 
 #[test]
@@ -138,7 +153,7 @@ fn what_an_observer_sees_ends_in_what_the_graph_gives() {
 #[test]
 fn an_observer_may_use_another_gpu() {
     let picture = &pictures(&config())[..1];
-    for kernels in [Kernels::Portable, Kernels::Cublas] {
+    for &kernels in forms() {
         let choice = Choice { kernels, ..Choice::of(Semantics::Torchtune) };
         let mut encoder = choice.encoder(&config());
         let expected = encode(&mut encoder, picture);
@@ -183,7 +198,7 @@ fn the_oddest_models_agree_with_the_cpu() {
                 .unwrap()
                 .encode_pixels(&pixels);
             let expected: Vec<f64> = expected.unwrap().embeddings.into_iter().map(f64::from).collect();
-            for kernels in [Kernels::Portable, Kernels::Cublas] {
+            for &kernels in forms() {
                 let mut encoder = Choice { kernels, ..choice.clone() }.encoder(&config);
                 let found = encoder.encode_pixels(&pixels).unwrap();
                 let error = difference(&found.embeddings, &expected).frobenius;

@@ -4,12 +4,14 @@
 #![expect(unsafe_code, reason = "symbols of the simulator")]
 
 mod common;
+mod forms;
 
 use std::ffi::{CString, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::noise;
+use forms::fused;
 use libloading::Library;
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::error::CudaError;
@@ -39,6 +41,8 @@ impl Simulator {
         let driver = unsafe { Library::new("libcuda.so.1") }.expect("run this through scripts/on-simulator");
         let simulator = Self { driver, _turn: turn };
         simulator.call0("tilesight_simulator_reset");
+        // Found out before anything is made to fail.
+        fused();
         simulator
     }
 
@@ -150,8 +154,9 @@ fn cuda(error: Error) -> CudaError {
 }
 
 /// Fails each `step`-th of the driver's calls in turn, from the first of an encoder's life to its last.
-fn fail_calls(kernels: Kernels, status: u32, step: usize) {
+fn fail_calls(kernels: fn() -> Kernels, status: u32, step: usize) {
     let simulator = Simulator::new();
+    let kernels = kernels();
     let start = simulator.num_calls();
     let mut encoder = build(kernels).unwrap();
     let expected = encode(&mut encoder).unwrap();
@@ -200,33 +205,33 @@ fn fail_calls(kernels: Kernels, status: u32, step: usize) {
 
 #[test]
 fn every_call_of_the_driver_may_fail() {
-    fail_calls(Kernels::Portable, INVALID_VALUE, 1);
+    fail_calls(fused, INVALID_VALUE, 1);
 }
 
 /// The same in another form and with another status; the calls between are those that were tried above.
 #[test]
 fn calls_under_cublas_may_lack_memory() {
-    fail_calls(Kernels::Cublas, OUT_OF_MEMORY, 5);
+    fail_calls(|| Kernels::Cublas, OUT_OF_MEMORY, 5);
 }
 
 #[test]
 fn memory_that_is_not_there_is_named() {
     let simulator = Simulator::new();
     simulator.call1("tilesight_simulator_set_memory", 1 << 16);
-    match build(Kernels::Portable).map(|_| ()).map_err(cuda) {
+    match build(fused()).map(|_| ()).map_err(cuda) {
         Err(CudaError::OutOfMemory { purpose, bytes, .. }) => assert!(!purpose.is_empty() && bytes > 0),
         other => panic!("{other:?}"),
     }
     assert_eq!(simulator.num_alive(), 0);
     simulator.call1("tilesight_simulator_set_memory", 1 << 32);
-    encode(&mut build(Kernels::Portable).unwrap()).unwrap();
+    encode(&mut build(fused()).unwrap()).unwrap();
 }
 
 #[test]
 fn a_machine_without_a_gpu_says_so() {
     let simulator = Simulator::new();
     simulator.fail_function(Some("cuInit"), NO_DEVICE);
-    let error = cuda(build(Kernels::Portable).map(|_| ()).unwrap_err());
+    let error = cuda(build(fused()).map(|_| ()).unwrap_err());
     assert_eq!(error, CudaError::NoDevice { ordinal: 0, found: 0 });
     assert_eq!(Encoder::builder().demo().build().unwrap().device(), "cpu");
 }
@@ -234,7 +239,7 @@ fn a_machine_without_a_gpu_says_so() {
 #[test]
 fn a_gpu_that_cannot_be_waited_for_is_lost() {
     let simulator = Simulator::new();
-    let mut encoder = build(Kernels::Portable).unwrap();
+    let mut encoder = build(fused()).unwrap();
     encode(&mut encoder).unwrap();
     // A batch fails on its way, and then what is under way cannot be waited for.
     simulator.fail_function(Some("cuStreamSynchronize"), UNKNOWN);
@@ -249,7 +254,7 @@ fn a_gpu_that_cannot_be_waited_for_is_lost() {
 #[test]
 fn a_lost_gpu_says_so_ever_after() {
     let simulator = Simulator::new();
-    let mut encoder = build(Kernels::Portable).unwrap();
+    let mut encoder = build(fused()).unwrap();
     encode(&mut encoder).unwrap();
     simulator.fail("tilesight_simulator_fail_launch", simulator.num_launches() + 3, LAUNCH_FAILED);
     let error = cuda(encode(&mut encoder).unwrap_err());
@@ -263,7 +268,7 @@ fn a_lost_gpu_says_so_ever_after() {
 #[test]
 fn a_gpu_that_hangs_is_waited_for() {
     let simulator = Simulator::new();
-    let mut encoder = build(Kernels::Portable).unwrap();
+    let mut encoder = build(fused()).unwrap();
     let expected = encode(&mut encoder).unwrap();
     simulator.call1("tilesight_simulator_hang_launch", simulator.num_launches() + 5);
     let waiting = std::thread::spawn(move || encode(&mut encoder).unwrap());
@@ -278,7 +283,7 @@ fn a_gpu_that_hangs_is_waited_for() {
 #[test]
 fn the_steady_state_only_copies_launches_and_waits_for_results() {
     let simulator = Simulator::new();
-    let mut encoder = build(Kernels::Portable).unwrap();
+    let mut encoder = build(fused()).unwrap();
     let expected = encode(&mut encoder).unwrap();
     let never = [
         "cuMemAlloc_v2",
@@ -292,7 +297,7 @@ fn the_steady_state_only_copies_launches_and_waits_for_results() {
         "cuFuncSetAttribute",
         "cuStreamBeginCapture_v2",
         "cuGraphInstantiateWithFlags",
-        "cuLaunchKernel",
+        "cuLaunchKernelEx",
         "cuCtxSynchronize",
         "cuStreamSynchronize",
     ];

@@ -2,16 +2,16 @@
 //! type, on every golden case, in both semantics, with every form of the kernels.
 
 mod common;
+mod forms;
 mod stored;
 
 use std::collections::BTreeMap;
 
 use common::{Case, difference, golden, read};
+use forms::forms;
 use tilesight::encoder::EncoderBuilder;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels};
-
-const FORMS: [Kernels; 2] = [Kernels::Portable, Kernels::Cublas];
 
 /// A golden case, and how far torch's own result is from the reference in each element type, in the Frobenius norm.
 struct Recorded {
@@ -90,7 +90,7 @@ fn check(dtype: Dtype) {
     let all = recorded();
     assert!(all.len() >= 27, "only {} cases were found", all.len());
     let mut failures = Vec::new();
-    for kernels in FORMS {
+    for &kernels in forms() {
         let mut groups: BTreeMap<String, Squares> = BTreeMap::new();
         for recorded in &all {
             let mut encoder = encoder(&recorded.set, recorded.semantics, dtype, kernels);

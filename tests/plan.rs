@@ -100,7 +100,7 @@ fn expected_writers(batch: &Batch, plan: &Plan) -> Vec<Vec<String>> {
         }
     };
     // A norm that is folded into its matrix reads the moments that the stream's writer left.
-    let folded = batch.target.form == Form::Portable;
+    let folded = batch.target.form.folds_norms();
     let all = |step: &Step| {
         let reads = reads(&step.op);
         let moments = reads.first().cloned().filter(|_| folded && matches!(step.op, Op::LayerNormLinear { .. }));
@@ -212,7 +212,7 @@ proptest! {
         let exact = batch.plan();
         let capacity = exact.capacity.rounded_up();
         prop_assert!(capacity.covers(&exact.capacity));
-        prop_assert!(exact.capacity.covers(&Capacity::of(&batch.config, &batch.shape())));
+        prop_assert!(exact.capacity.covers(&Capacity::of(&batch.config, &batch.shape(), batch.target)));
         prop_assert_eq!(capacity.rounded_up(), capacity);
         prop_assert!(capacity.rows.iter().zip(exact.capacity.rows).all(|(more, rows)| *more <= rows + rows / 4));
         let roomy = Plan::with_capacity(&batch.config, &batch.shape(), capacity, batch.target).unwrap();

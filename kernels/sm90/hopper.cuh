@@ -287,16 +287,3 @@ template <int registers>
 __device__ __forceinline__ void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" : : "n"(registers));
 }
-
-// Waits until the grids that this one depends on have ended, and what they wrote can be seen; returns at once in a
-// launch that does not overlap another ("griddepcontrol.wait"). By every block, before it touches what they may have
-// written and before it writes.
-__device__ __forceinline__ void wait_for_previous_grid() {
-    asm volatile("griddepcontrol.wait;" : : : "memory");
-}
-
-// Once all blocks have done this or ended, the next grid may start ("griddepcontrol.launch_dependents"). It promises
-// nothing about what this grid has written.
-__device__ __forceinline__ void launch_next_grid() {
-    asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
-}

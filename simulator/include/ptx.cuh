@@ -29,6 +29,7 @@ void simulator_not_shared(SimulatorThread* thread, int64_t offset);
 void simulator_copy_async(SimulatorThread* thread, uint32_t destination, const void* source, uint32_t num_bytes);
 void simulator_copy_async_commit(SimulatorThread* thread);
 void simulator_copy_async_wait(SimulatorThread* thread, uint32_t pending);
+void simulator_wait_for_previous_grid(SimulatorThread* thread);
 }
 
 inline uint8_t* dynamic_shared() {
@@ -156,4 +157,17 @@ inline void multiply_add<Bf16>(float (&sums)[4], const uint32_t (&a)[4], uint32_
 template <>
 inline void multiply_add<Fp16>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     simulator_multiply(SimulatorOperation::multiply_fp16, sums, a, b0, b1);
+}
+
+inline void wait_for_previous_grid() {
+    simulator_wait_for_previous_grid(simulator_thread);
+}
+
+// Grids run one after another.
+inline void launch_next_grid() {
+}
+
+inline void start_in_turn() {
+    launch_next_grid();
+    wait_for_previous_grid();
 }

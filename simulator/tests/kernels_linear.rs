@@ -1,61 +1,15 @@
-//! The portable matrix kernels against float64, in every tiling; and that neither tiling nor batch shows in a bit.
+//! The matrix kernels against float64, in every form and tiling; and that neither tiling nor batch shows in a bit.
 
 mod elements;
+mod products;
 
 use elements::{DTYPES, Draw, Dtype, assert_close, matrix, relative_error, rows_of};
-use tilesight_simulator::machine::testing::{Buffer, Kernel, Params, SEEDS};
+use products::{FORMS, Form, Mapped, Run};
+use tilesight_simulator::machine::testing::{Buffer, Params};
 
 const NORM_EPS: f64 = 1e-5;
 const MOMENTS_COLUMNS: usize = 128;
 const MAX_HIDDEN_STATES: usize = 62;
-
-/// A tiling of the kernels: `GemmTiling` in kernels/gemm.cuh.
-#[derive(Clone, Copy, Debug)]
-struct Tile {
-    rows: usize,
-    columns: usize,
-    threads: usize,
-}
-
-const TILES: [Tile; 3] = [
-    Tile { rows: 128, columns: 256, threads: 256 },
-    Tile { rows: 128, columns: 128, threads: 128 },
-    Tile { rows: 64, columns: 128, threads: 128 },
-];
-
-/// How a kernel is launched; neither may show in its result.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    tile: Tile,
-    /// Rows that the grid is made for, beyond those there are.
-    spare: usize,
-    seed: u64,
-}
-
-const RUN: Run = Run { tile: TILES[1], spare: 0, seed: 0 };
-
-impl Run {
-    fn launch(self, kernel: &str, dtype: Dtype, rows: usize, outputs: usize, params: &Params) {
-        let Tile { rows: tile_rows, columns, threads } = self.tile;
-        let row_tiles = (rows + self.spare).div_ceil(tile_rows).max(1);
-        // Groups of three, so that the last one has row tiles that do not exist.
-        let grid = [row_tiles.min(3), outputs.div_ceil(columns), row_tiles.div_ceil(3)];
-        Kernel::named(&format!("{kernel}_{}_{tile_rows}x{columns}", dtype.name()))
-            .grid(grid.map(|blocks| blocks as u32))
-            .block([threads as u32, 1, 1])
-            .shared_bytes((4 * (tile_rows + columns) * 64 + tile_rows * 8) as u32)
-            .seed(self.seed)
-            .run(params)
-            .unwrap_or_else(|fault| panic!("{kernel}, {rows} rows, {outputs} outputs, {self:?}: {fault}"));
-    }
-}
-
-/// Runs that all have to give one result: every tiling, every seed, more capacity than rows.
-fn runs() -> impl Iterator<Item = Run> {
-    let tiles = TILES.into_iter().map(|tile| Run { tile, ..RUN });
-    let spare = TILES.into_iter().map(|tile| Run { tile, spare: 300, seed: 11 });
-    tiles.chain(spare).chain(SEEDS.zip(TILES.into_iter().cycle()).map(|(seed, tile)| Run { tile, seed, ..RUN }))
-}
 
 /// The stride of a matrix, with a gap after each row.
 fn stride(width: usize) -> usize {
@@ -84,7 +38,7 @@ const SUM_NOISE: f64 = 2e-6;
 #[test]
 fn patch_embedding_is_the_product() {
     for (rows, inputs, outputs) in [(1, 588, 160), (130, 588, 33), (75, 12, 7), (64, 33, 132), (257, 147, 264)] {
-        for dtype in DTYPES {
+        for (dtype, form) in variants() {
             let mut draw = Draw((rows * outputs) as u64);
             let input = draw.stream(rows, inputs, dtype);
             let weight = draw.elements(outputs * inputs, 1.0 / (inputs as f32).sqrt(), dtype);
@@ -96,27 +50,37 @@ fn patch_embedding_is_the_product() {
                 let weight = matrix(&weight, inputs, input_stride, 0, dtype);
                 let output = Buffer::poisoned::<u16>((rows + 2) * output_stride);
                 let sizes = [inputs, outputs, input_stride, input_stride, output_stride];
-                let params = Params::new().buffer(&num_rows).buffer(&input).buffer(&weight).buffer(&output);
+                let maps = [
+                    Mapped::Input(&input, [rows + 2, inputs, input_stride]),
+                    Mapped::Weight(&weight, [outputs, inputs, input_stride]),
+                    Mapped::Output(&output, [rows + 2, outputs, output_stride]),
+                ];
+                let params = run.params(&maps).buffer(&num_rows).buffer(&input).buffer(&weight).buffer(&output);
                 let params = sizes.iter().fold(params, |params, size| params.u32(*size as u32));
-                run.launch("patch_embedding", dtype, rows, outputs, &params);
+                run.launch("patch_embedding", "patch_embedding", dtype, [rows, outputs], &params);
                 rows_of(&output, rows, outputs, output_stride)
             };
-            let found = run(RUN, &input);
+            let found = run(form.run(), &input);
             let expected = product(&wide(&input), &wide(&weight), inputs);
-            assert_close(&found, &expected, dtype, SUM_NOISE, &format!("{rows} {inputs} {outputs} {dtype:?}"));
-            assert_runs_agree(&found, outputs, |other| run(other, &input));
+            assert_close(&found, &expected, dtype, SUM_NOISE, &format!("{rows} {inputs} {outputs} {dtype:?} {form:?}"));
+            assert_runs_agree(form, &found, outputs, |other| run(other, &input));
             let cut = rows / 3;
-            let alone = [run(RUN, &input[..cut * inputs]), run(RUN, &input[cut * inputs..])].concat();
+            let alone = [&input[..cut * inputs], &input[cut * inputs..]].map(|input| run(form.run(), input)).concat();
             assert!(alone == found, "a row's bits depend on the rows beside it");
         }
     }
 }
 
-fn assert_runs_agree<T: PartialEq>(found: &[T], width: usize, run: impl Fn(Run) -> Vec<T>) {
-    for other in runs() {
+/// Element types and forms.
+fn variants() -> impl Iterator<Item = (Dtype, Form)> {
+    DTYPES.into_iter().flat_map(|dtype| FORMS.map(|form| (dtype, form)))
+}
+
+fn assert_runs_agree<T: PartialEq>(form: Form, found: &[T], width: usize, run: impl Fn(Run) -> Vec<T>) {
+    for other in form.runs() {
         let differs = run(other).iter().zip(found).position(|(x, y)| x != y);
         let place = differs.map(|index| [index / width, index % width]);
-        assert_eq!(place, None, "{other:?} gives other bits than {RUN:?}, first at this row and column");
+        assert_eq!(place, None, "{other:?} gives other bits than {:?}, first at this row and column", form.run());
     }
 }
 
@@ -181,11 +145,16 @@ impl NormLinear {
         let [groups, column_sum, bias] = [groups, column_sum, bias].map(|values| Buffer::of(&values));
         let output = Buffer::poisoned::<u16>((rows + 2) * output_stride);
         let buffers = [&num_rows, &input, &groups, &weight, &column_sum, &bias, &output];
-        let params = buffers.into_iter().fold(Params::new(), Params::buffer);
+        let maps = [
+            Mapped::Input(&input, [rows + 2, inputs, input_stride]),
+            Mapped::Weight(&weight, [outputs, inputs, input_stride]),
+            Mapped::Output(&output, [rows + 2, outputs, output_stride]),
+        ];
+        let params = buffers.into_iter().fold(run.params(&maps), Params::buffer);
         let sizes = [inputs, outputs, input_stride, input_stride, output_stride];
         let params = sizes.iter().fold(params, |params, size| params.u32(*size as u32));
         let kernel = if gelu { "layer_norm_linear_gelu" } else { "layer_norm_linear" };
-        run.launch(kernel, dtype, rows, outputs, &params);
+        run.launch(kernel, "layer_norm_linear", dtype, [rows, outputs], &params);
         rows_of(&output, rows, outputs, output_stride)
     }
 }
@@ -206,7 +175,7 @@ fn exact_gelu(x: f64) -> f64 {
 /// draws is not.
 #[test]
 fn layer_norm_linear_errs_no_more_than_norm_then_product() {
-    for dtype in DTYPES {
+    for (dtype, form) in variants() {
         let mut ratios = Vec::new();
         for (rows, inputs, outputs) in [(1, 160, 480), (129, 33, 7), (70, 72, 132), (40, 320, 288), (150, 96, 99)] {
             for seed in 0..6 {
@@ -220,7 +189,8 @@ fn layer_norm_linear_errs_no_more_than_norm_then_product() {
                     let normalised: Vec<f64> = normalised.iter().map(|x| rounded(*x, dtype)).collect();
                     let naive = layer.linear(&normalised, gelu);
                     let naive: Vec<f32> = naive.iter().map(|x| rounded(*x, dtype) as f32).collect();
-                    let found: Vec<f32> = layer.run(RUN, gelu, input).iter().map(|bits| dtype.value(*bits)).collect();
+                    let found = layer.run(form.run(), gelu, input);
+                    let found: Vec<f32> = found.iter().map(|bits| dtype.value(*bits)).collect();
                     let ratio = relative_error(&found, &expected) / relative_error(&naive, &expected);
                     assert!(ratio <= 1.4, "{rows} {inputs} {outputs} {dtype:?}: {ratio:.3} of the naive error");
                     ratios.push(ratio);
@@ -228,8 +198,8 @@ fn layer_norm_linear_errs_no_more_than_norm_then_product() {
             }
         }
         let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-        println!("{dtype:?}: {mean:.3} of the error of norm, then product");
-        assert!(mean <= 1.0, "{dtype:?}: {mean:.3} of the error of norm, then product");
+        println!("{dtype:?} {form:?}: {mean:.3} of the error of norm, then product");
+        assert!(mean <= 1.0, "{dtype:?} {form:?}: {mean:.3} of the error of norm, then product");
     }
 }
 
@@ -238,17 +208,23 @@ fn gelu_keeps_its_negative_tail() {
     // A product of zeros leaves the bias: x from -6 to 6.
     let bias: Vec<f32> = (-600..=600).map(|x| x as f32 / 100.0).collect();
     let outputs = bias.len();
-    for (dtype, half_unit) in [(Dtype::Bf16, 1.0 / 256.0), (Dtype::Fp16, 1.0 / 2048.0)] {
+    for (dtype, form) in variants() {
+        let half_unit = if dtype == Dtype::Bf16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
         let num_rows = Buffer::of(&[1u32]);
         let [input, weight] = [1, outputs].map(|rows| matrix(&vec![0.0; rows * 8], 8, 8, 0, dtype));
         let [groups, column_sum, bias_buffer] =
             [vec![0.0, 1.0], vec![0.0; outputs], bias.clone()].map(|x| Buffer::of(&x));
         let output = Buffer::poisoned::<u16>(stride(outputs));
         let buffers = [&num_rows, &input, &groups, &weight, &column_sum, &bias_buffer, &output];
-        let params = buffers.into_iter().fold(Params::new(), Params::buffer);
+        let maps = [
+            Mapped::Input(&input, [1, 8, 8]),
+            Mapped::Weight(&weight, [outputs, 8, 8]),
+            Mapped::Output(&output, [1, outputs, stride(outputs)]),
+        ];
+        let params = buffers.into_iter().fold(form.run().params(&maps), Params::buffer);
         let sizes = [8, outputs, 8, 8, stride(outputs)];
         let params = sizes.iter().fold(params, |params, size| params.u32(*size as u32));
-        RUN.launch("layer_norm_linear_gelu", dtype, 1, outputs, &params);
+        form.run().launch("layer_norm_linear_gelu", "layer_norm_linear", dtype, [1, outputs], &params);
         let found = rows_of(&output, 1, outputs, stride(outputs));
         for (x, bits) in bias.iter().zip(found) {
             let (expected, found) = (exact_gelu(f64::from(*x)), f64::from(dtype.value(bits)));
@@ -262,14 +238,15 @@ fn gelu_keeps_its_negative_tail() {
 #[test]
 fn layer_norm_linear_gives_the_same_bits_in_every_run() {
     for (rows, inputs, outputs) in [(1, 160, 480), (129, 33, 7), (40, 320, 288), (260, 96, 99)] {
-        for (dtype, gelu) in [(Dtype::Bf16, true), (Dtype::Fp16, false)] {
+        let variants = FORMS.map(|form| [(Dtype::Bf16, form, true), (Dtype::Fp16, form, false)]);
+        for (dtype, form, gelu) in variants.into_iter().flatten() {
             let mut draw = Draw((inputs * outputs) as u64);
             let layer = NormLinear::draw(inputs, outputs, dtype, &mut draw);
             let input = draw.stream(rows, inputs, dtype);
-            let found = layer.run(RUN, gelu, &input);
-            assert_runs_agree(&found, outputs, |other| layer.run(other, gelu, &input));
+            let found = layer.run(form.run(), gelu, &input);
+            assert_runs_agree(form, &found, outputs, |other| layer.run(other, gelu, &input));
             let (first, rest) = input.split_at(rows / 3 * inputs);
-            let alone = [layer.run(RUN, gelu, first), layer.run(RUN, gelu, rest)].concat();
+            let alone = [first, rest].map(|input| layer.run(form.run(), gelu, input)).concat();
             assert!(alone == found, "{rows} {inputs} {outputs}: a row's bits depend on the rows beside it");
         }
     }
@@ -306,13 +283,19 @@ impl Residual {
         let output = if in_place { &residual } else { &apart };
         let num_groups = rows * outputs.div_ceil(MOMENTS_COLUMNS);
         let groups = Buffer::poisoned::<[f32; 2]>(num_groups);
-        let params = Params::new().buffer(&num_rows).buffer(&input).buffer(&weight);
+        let maps = [
+            Mapped::Input(&input, [rows + 2, inputs, input_stride]),
+            Mapped::Weight(&weight, [outputs, inputs, input_stride]),
+            Mapped::Output(&residual, [rows + 2, outputs, output_stride]),
+            Mapped::Output(output, [rows + 2, outputs, output_stride]),
+        ];
+        let params = run.params(&maps).buffer(&num_rows).buffer(&input).buffer(&weight);
         let params = bias.as_ref().map_or_else(|| params.clone().null(), |bias| params.clone().buffer(bias));
         let params = params.buffer(&residual).buffer(output);
         let params = if with_moments { params.buffer(&groups) } else { params.null() };
         let sizes = [inputs, outputs, input_stride, input_stride, output_stride];
         let params = sizes.iter().fold(params.f32(self.gate), |params, size| params.u32(*size as u32));
-        run.launch("linear_residual", dtype, rows, outputs, &params);
+        run.launch("linear_residual", "linear_residual", dtype, [rows, outputs], &params);
         let found = rows_of(output, rows, outputs, output_stride);
         let groups = if with_moments { groups.read::<[f32; 2]>() } else { Vec::new() };
         (found, groups)
@@ -323,8 +306,8 @@ impl Residual {
 fn linear_residual_adds_and_leaves_moments() {
     let cases = [(1, 160, 160), (129, 33, 7), (70, 640, 132), (64, 96, 33), (260, 72, 400)];
     for (number, (rows, inputs, outputs)) in cases.into_iter().enumerate() {
-        for dtype in DTYPES {
-            let what = format!("{rows} {inputs} {outputs} {dtype:?}");
+        for (dtype, form) in variants() {
+            let what = format!("{rows} {inputs} {outputs} {dtype:?} {form:?}");
             let mut draw = Draw((inputs * outputs) as u64);
             let weight = draw.elements(outputs * inputs, 1.0 / (inputs as f32).sqrt(), dtype);
             let bias = (number % 2 == 0).then(|| draw.elements(outputs, 0.3, dtype));
@@ -333,7 +316,7 @@ fn linear_residual_adds_and_leaves_moments() {
             let mut residual = draw.stream(rows, outputs, dtype);
             // A row whose mean is far beyond its deviation.
             residual[..outputs].iter_mut().for_each(|x| *x = dtype.round(*x + 200.0));
-            let found = op.run(RUN, false, true, &input, &residual);
+            let found = op.run(form.run(), false, true, &input, &residual);
 
             let sums = product(&wide(&input), &wide(&op.weight), inputs);
             let biases = wide(&op.bias.clone().unwrap_or(vec![0.0; outputs]));
@@ -353,13 +336,13 @@ fn linear_residual_adds_and_leaves_moments() {
                 assert!(squares_error <= limit, "{what}: squares {squares}, expected {expected_squares}");
             }
 
-            assert_runs_agree(&found.0, outputs, |other| op.run(other, true, false, &input, &residual).0);
+            assert_runs_agree(form, &found.0, outputs, |other| op.run(other, true, false, &input, &residual).0);
             let groups = outputs.div_ceil(MOMENTS_COLUMNS);
-            assert_runs_agree(&found.1, groups, |other| op.run(other, true, true, &input, &residual).1);
+            assert_runs_agree(form, &found.1, groups, |other| op.run(other, true, true, &input, &residual).1);
             let cut = rows / 3;
             let ((input, other_input), (x, other_x)) = (input.split_at(cut * inputs), residual.split_at(cut * outputs));
-            let first = op.run(RUN, false, true, input, x);
-            let rest = op.run(RUN, false, true, other_input, other_x);
+            let first = op.run(form.run(), false, true, input, x);
+            let rest = op.run(form.run(), false, true, other_input, other_x);
             let alone = ([first.0, rest.0].concat(), [first.1, rest.1].concat());
             assert!(alone == found, "{what}: a row's bits depend on the rows beside it");
         }
@@ -368,6 +351,24 @@ fn linear_residual_adds_and_leaves_moments() {
 
 /// A row of the projection: its rows in head and hidden states, its first place, its number of places.
 type ProjectedRow = [u32; 4];
+
+/// Stretches of rows that lie one after another wherever they are read and written, of at most 128.
+fn items_of(rows: &[ProjectedRow]) -> Vec<[u32; 5]> {
+    let mut items: Vec<[u32; 5]> = Vec::new();
+    for [head, hidden, output, copies] in rows.iter().copied() {
+        match items.last_mut() {
+            Some(item)
+                if item[3] < 128
+                    && [0, 1, 2].map(|k| item[k] + item[3]) == [head, hidden, output]
+                    && item[4] == copies =>
+            {
+                item[3] += 1;
+            }
+            _ => items.push([head, hidden, output, 1, copies]),
+        }
+    }
+    items
+}
 
 /// The projection and its operands.
 struct Projection {
@@ -393,16 +394,30 @@ impl Projection {
         let weight = matrix(&self.weight, width, stride, 0, dtype);
         let [embeddings, bias] = [Buffer::poisoned::<u16>(offset + self.places * outputs), Buffer::of(&self.bias)];
         let embeddings_address = embeddings.address() + 2 * offset as u64;
+        let (items, num_items) = (items_of(rows), items_of(rows).len());
         let batch = [[0, 0], [embeddings_address as u32, (embeddings_address >> 32) as u32], [9; 2], [9; 2], [9; 2]];
-        let batch = Buffer::of(&[batch.concat(), vec![rows.len() as u32, 0]].concat());
-        let row_buffer = Buffer::of(rows);
-        let buffers = [&batch, &row_buffer, &states[0], &weight, &bias];
-        let params = buffers.into_iter().fold(Params::new(), Params::buffer);
-        let sizes = [states.len() - 1, width, outputs, stride, stride, self.tokens];
-        let params = sizes.iter().fold(params, |params, size| params.u32(*size as u32));
-        let hidden = states[1..].iter().map(Buffer::address).chain(std::iter::repeat(0)).take(MAX_HIDDEN_STATES);
-        let params = hidden.fold(params, Params::u64);
-        run.launch("projection", dtype, rows.len(), outputs, &params);
+        let batch = Buffer::of(&[batch.concat(), vec![rows.len() as u32, num_items as u32]].concat());
+        let (row_buffer, item_buffer) = (Buffer::of(rows), Buffer::of(&items));
+        let sizes = [states.len() - 1, width, outputs, stride, stride, self.tokens].map(|size| size as u32);
+        let params = match run.form {
+            Form::Portable => {
+                let buffers = [&batch, &row_buffer, &states[0], &weight, &bias];
+                let params = buffers.into_iter().fold(Params::new(), Params::buffer);
+                let params = sizes.into_iter().fold(params, Params::u32);
+                let hidden = states[1..].iter().map(Buffer::address).chain(std::iter::repeat(0));
+                hidden.take(MAX_HIDDEN_STATES).fold(params, Params::u64)
+            }
+            Form::Hopper => {
+                let state_rows = self.states[0].len() / width;
+                let states = states.iter().map(|state| Mapped::Input(state, [state_rows, width, stride]));
+                let mut maps: Vec<Mapped> = states.chain([Mapped::Nothing; 8]).take(8).collect();
+                maps.push(Mapped::Weights(&weight, self.states.len(), [outputs, width, stride]));
+                let params = run.params(&maps).buffer(&batch).buffer(&item_buffer).buffer(&bias);
+                [sizes[0] + 1, sizes[1], sizes[2], sizes[5]].into_iter().fold(params, Params::u32)
+            }
+        };
+        let row_tiles = if run.form == Form::Hopper { 128 * num_items } else { rows.len() };
+        run.launch("projection", "projection", dtype, [row_tiles, outputs], &params);
         let found = embeddings.read::<u16>();
         assert!(found[..offset].iter().all(|bits| *bits == 0xffff), "elements before the embeddings were written");
         found[offset..].to_vec()
@@ -412,8 +427,8 @@ impl Projection {
 #[test]
 fn projection_reads_states_where_they_lie_and_writes_all_copies() {
     for (num_hidden, width, outputs, tokens) in [(0, 33, 7, 5), (2, 72, 33, 17), (5, 160, 96, 40), (1, 96, 264, 70)] {
-        for dtype in DTYPES {
-            let what = format!("{num_hidden} {width} {outputs} {dtype:?}");
+        for (dtype, form) in variants() {
+            let what = format!("{num_hidden} {width} {outputs} {dtype:?} {form:?}");
             let mut draw = Draw((width * outputs) as u64);
             let num_states = 1 + num_hidden;
             let states: Vec<Vec<f32>> = (0..num_states).map(|_| draw.stream(4 * tokens, width, dtype)).collect();
@@ -431,7 +446,7 @@ fn projection_reads_states_where_they_lie_and_writes_all_copies() {
                 })
                 .collect();
             let op = Projection { width, outputs, tokens, dtype, states, weight, bias, places: 6 * tokens };
-            let found = op.run(RUN, 0, &rows);
+            let found = op.run(form.run(), 0, &rows);
 
             let (mut results, mut expected) = (Vec::new(), Vec::new());
             let mut untouched = found.clone();
@@ -452,10 +467,10 @@ fn projection_reads_states_where_they_lie_and_writes_all_copies() {
             }
             assert_close(&results, &expected, dtype, SUM_NOISE, &what);
             assert!(untouched.iter().all(|bits| *bits == 0xffff), "{what}: a place that is no row's was written");
-            assert_runs_agree(&found, outputs, |other| op.run(other, 0, &rows));
-            assert!(op.run(RUN, 1, &rows) == found, "{what}: unaligned embeddings have other bits");
+            assert_runs_agree(form, &found, outputs, |other| op.run(other, 0, &rows));
+            assert!(op.run(form.run(), 1, &rows) == found, "{what}: unaligned embeddings have other bits");
             let cut = rows.len() / 3;
-            let [first, rest] = [&rows[..cut], &rows[cut..]].map(|rows| op.run(RUN, 0, rows));
+            let [first, rest] = [&rows[..cut], &rows[cut..]].map(|rows| op.run(form.run(), 0, rows));
             let alone = first.iter().zip(&rest).map(|(x, y)| x & y);
             assert!(alone.eq(found.iter().copied()), "{what}: a row's bits depend on the rows beside it");
         }
@@ -466,9 +481,10 @@ fn projection_reads_states_where_they_lie_and_writes_all_copies() {
 fn nothing_runs_for_no_rows() {
     let num_rows = Buffer::of(&[0u32]);
     let output = Buffer::poisoned::<u16>(64);
-    let params = Params::new().buffer(&num_rows).null().null().buffer(&output).u32(8).u32(8).u32(8).u32(8).u32(8);
-    for tile in TILES {
-        Run { tile, spare: 700, seed: 0 }.launch("patch_embedding", Dtype::Bf16, 0, 8, &params);
+    for run in FORMS.into_iter().flat_map(Form::runs) {
+        let params = run.params(&[Mapped::Output(&output, [8, 8, 8]); 3]);
+        let params = params.buffer(&num_rows).null().null().buffer(&output).u32(8).u32(8).u32(8).u32(8).u32(8);
+        Run { spare: 700, ..run }.launch("patch_embedding", "patch_embedding", Dtype::Bf16, [0, 8], &params);
     }
     assert!(output.read::<u16>().iter().all(|bits| *bits == 0xffff));
 }

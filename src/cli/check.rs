@@ -13,6 +13,8 @@ use super::{golden, progress, table};
 use crate::dtype::Dtype;
 use crate::encoder::{Device, Kernels, require_dtype};
 use crate::error::{Error, InputError, Result};
+#[cfg(feature = "cuda-unversioned")]
+use crate::plan::Form;
 
 /// Check this build on this machine: every kernel against float64, then whole encoders against golden data
 #[derive(Args)]
@@ -31,7 +33,7 @@ pub(super) struct Arguments {
     /// One element type only [default: bf16 and fp16 on GPUs, f32 on the CPU]
     #[arg(long, value_enum, value_name = "TYPE")]
     dtype: Option<DtypeName>,
-    /// One form of the kernels only, for whole encoders [default: all there are libraries for]
+    /// One form of the kernels only: hopper, portable or cublas [default: all that run here]
     #[arg(long, value_parser = Kernels::from_str)]
     kernels: Option<Kernels>,
     /// Leave the kernels out, or the encoders
@@ -77,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut lines = Vec::new();
     for dtype in dtypes {
         if arguments.only != Some(Part::Encoders) {
-            check_kernels(&device, dtype, &mut lines)?;
+            arguments.check_kernels(&device, dtype, &mut lines)?;
         }
         if arguments.only != Some(Part::Kernels) {
             arguments.check_encoders(&device, dtype, &mut lines)?;
@@ -139,6 +141,40 @@ impl Arguments {
         }
     }
 
+    #[cfg(feature = "cuda-unversioned")]
+    fn check_kernels(&self, device: &Device, dtype: Dtype, lines: &mut Vec<Line>) -> Result<()> {
+        let Device::Cuda(ordinals) = device else { return Ok(()) };
+        let forms = match self.kernels {
+            None | Some(Kernels::Auto) if runs_hopper(ordinals)? => vec![Form::Portable, Form::Hopper],
+            Some(Kernels::Hopper) => {
+                crate::cuda::require_hopper(ordinals)?;
+                vec![Form::Hopper]
+            }
+            // The baseline's kernels are among those of the portable form.
+            None | Some(Kernels::Auto | Kernels::Portable | Kernels::Cublas) => vec![Form::Portable],
+        };
+        for form in forms {
+            let bar = progress::bar(crate::cuda::check::num_cases(dtype, form) as u64, "kernels");
+            crate::cuda::check::run(ordinals[0], dtype, form, |case, found| {
+                bar.set_message(format!("{} {}", case.kernel, case.shape));
+                let found = found.map(|found| (found.error, found.limit)).map_err(|e| e.to_string());
+                let name = match form {
+                    Form::Hopper => format!("{}, {form}", case.kernel),
+                    _ => case.kernel.to_string(),
+                };
+                lines.push(Line::new(Part::Kernels, name, case.shape.clone(), dtype, found));
+                bar.inc(1);
+            })?;
+            bar.finish_and_clear();
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "cuda-unversioned"))]
+    fn check_kernels(&self, _: &Device, _: Dtype, _: &mut Vec<Line>) -> Result<()> {
+        Ok(())
+    }
+
     fn check_encoders(&self, device: &Device, dtype: Dtype, lines: &mut Vec<Line>) -> Result<()> {
         let folder = self.golden.clone().or_else(golden::default_folder);
         let folder = folder.ok_or_else(|| {
@@ -147,6 +183,9 @@ impl Arguments {
         })?;
         let forms = match (device, self.kernels) {
             (_, Some(kernels)) => vec![kernels],
+            (Device::Cuda(ordinals), None) if runs_hopper(ordinals)? => {
+                vec![Kernels::Portable, Kernels::Hopper, Kernels::Cublas]
+            }
             (Device::Cuda(_), None) => vec![Kernels::Portable, Kernels::Cublas],
             (Device::Auto | Device::Cpu, None) => vec![Kernels::Auto],
         };
@@ -170,23 +209,15 @@ impl Arguments {
     }
 }
 
+/// Whether the kernels of Hopper run on these GPUs.
 #[cfg(feature = "cuda-unversioned")]
-fn check_kernels(device: &Device, dtype: Dtype, lines: &mut Vec<Line>) -> Result<()> {
-    let Device::Cuda(ordinals) = device else { return Ok(()) };
-    let bar = progress::bar(crate::cuda::check::num_cases(dtype) as u64, "kernels");
-    crate::cuda::check::run(ordinals[0], dtype, |case, found| {
-        bar.set_message(format!("{} {}", case.kernel, case.shape));
-        let found = found.map(|found| (found.error, found.limit)).map_err(|e| e.to_string());
-        lines.push(Line::new(Part::Kernels, case.kernel.to_string(), case.shape.clone(), dtype, found));
-        bar.inc(1);
-    })?;
-    bar.finish_and_clear();
-    Ok(())
+fn runs_hopper(ordinals: &[usize]) -> Result<bool> {
+    Ok(crate::cuda::best_form(ordinals)? == Form::Hopper)
 }
 
 #[cfg(not(feature = "cuda-unversioned"))]
-fn check_kernels(_: &Device, _: Dtype, _: &mut Vec<Line>) -> Result<()> {
-    Ok(())
+fn runs_hopper(_: &[usize]) -> Result<bool> {
+    Ok(false)
 }
 
 impl Line {

@@ -7,10 +7,12 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
-use crate::encoder::{Device, Encoder, EncoderBuilder, Kernels};
+use crate::encoder::{Device, Encoder, EncoderBuilder, Kernels, Tune};
 use crate::error::Result;
 use crate::image::Preprocess;
 use crate::plan::Semantics;
+
+use super::plan::print_fallbacks;
 
 /// The geometry of an encoder, where it is not read from beside the weights.
 #[derive(Args, Clone)]
@@ -71,10 +73,14 @@ pub(super) struct Computing {
     /// else bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) dtype: Option<DtypeName>,
-    /// The kernels of the matrix operations on GPUs: auto (the fastest), portable (one fused kernel a matrix), or cublas
-    /// (cuBLASLt's products: the baseline)
+    /// The kernels of the matrix operations on GPUs: auto (the fastest), hopper or portable (one fused kernel a
+    /// matrix), or cublas (cuBLASLt's products: the baseline)
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
     pub(super) kernels: Kernels,
+    /// Whether the tiles of matrix operations are measured at the start: auto (on real GPUs, where no earlier start has done
+    /// it), never, or always (on a simulated GPU too); changes times, no result
+    #[arg(long, default_value = "auto", value_parser = Tune::from_str)]
+    pub(super) tune: Tune,
     /// Threads to compute on where the CPU does it [default: one for each core]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<std::num::NonZeroUsize>,
@@ -162,6 +168,7 @@ impl Model {
         let mut builder = Encoder::builder()
             .device(computing.device.clone())
             .kernels(computing.kernels)
+            .tune(computing.tune)
             .threads(computing.threads.map_or(0, usize::from))
             .max_batch_tiles(computing.max_batch_tiles)
             .collapse(!computing.no_collapse);
@@ -182,6 +189,7 @@ impl Model {
         };
         eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
         eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
+        print_fallbacks(&encoder.plan(&[[1, 1]])?);
         Ok(encoder)
     }
 

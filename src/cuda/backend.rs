@@ -3,13 +3,17 @@
 use super::replica::{Observer, Replica, SLOTS};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
-use crate::cuda::driver::list_devices;
-use crate::cuda::{abi, architecture, fatbin};
-use crate::error::{CudaError, Error};
-use crate::plan::{Batch, Capacity, Target};
+use crate::cuda::architecture::{self, Architecture};
+use crate::cuda::driver::{DeviceModel, list_devices};
+use crate::cuda::{abi, fatbin};
+use crate::error::{CudaError, Error, InputError};
+use crate::plan::{Batch, BatchShape, Capacity, Form, StepTiming, Target};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
+
+/// The compute capability of Hopper, whose own instructions run nowhere else.
+const HOPPER: (u32, u32) = (9, 0);
 
 /// The encoder on GPUs.
 #[derive(Debug)]
@@ -33,6 +37,29 @@ impl CudaBackend {
         require_model(config)?;
         let replica = |&ordinal: &usize| Replica::new(ordinal, weights, config, target, capacity);
         Ok(Self { replicas: ordinals.iter().map(replica).collect::<Result<_, _>>()?, target })
+    }
+
+    /// Measures the tilings of the matrix operations of these batches on each GPU, where they are not known from an earlier
+    /// start. On the simulated device, where no time means anything, only with `always`.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(crate) fn tune(&mut self, shapes: &[BatchShape], always: bool) -> Result<(), Error> {
+        let mut measured = self.replicas.iter_mut().filter(|replica| always || !replica.is_simulated());
+        measured.try_for_each(|replica| replica.tune(shapes))
+    }
+
+    /// Times the kinds of steps of a batch on the first GPU, in every tiling; with `timed` unset, launches all of them once.
+    ///
+    /// # Errors
+    /// [`InputError::Unavailable`] for times of a simulated device; [`CudaError`].
+    pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
+        let replica = &mut self.replicas[0];
+        if timed && replica.is_simulated() {
+            let reason = "no time of a simulated device means anything: launch without timing";
+            return Err(InputError::Unavailable { option: "device", found: replica.describe(), reason }.into());
+        }
+        replica.time_steps(shape, timed)
     }
 
     /// What the plans it runs are made for.
@@ -109,6 +136,33 @@ pub(crate) fn require_model(config: &EncoderConfig) -> Result<(), CudaError> {
         return Err(CudaError::Model { limit: "at most 62 hidden states", found });
     }
     Ok(())
+}
+
+/// The fastest form that runs on all of these GPUs.
+///
+/// # Errors
+/// The driver's.
+pub(crate) fn best_form(ordinals: &[usize]) -> Result<Form, CudaError> {
+    let (devices, built) = (list_devices()?, fatbin::architectures());
+    let is_hopper = |ordinal: &usize| devices.get(*ordinal).is_some_and(|model| takes_hopper(model, &built));
+    Ok(if ordinals.iter().all(is_hopper) { Form::Hopper } else { Form::Portable })
+}
+
+/// Checks that the kernels of Hopper run on all of these GPUs. GPUs that are not there are not its business.
+///
+/// # Errors
+/// [`CudaError::Hopper`], and the driver's.
+pub(crate) fn require_hopper(ordinals: &[usize]) -> Result<(), CudaError> {
+    let (devices, built) = (list_devices()?, fatbin::architectures());
+    let refused =
+        ordinals.iter().filter_map(|ordinal| devices.get(*ordinal)).find(|model| !takes_hopper(model, &built));
+    let Some(model) = refused else { return Ok(()) };
+    let (device, capability) = (model.name.clone(), model.capability);
+    Err(CudaError::Hopper { device, capability, built_for: architecture::Architecture::join(&built) })
+}
+
+fn takes_hopper(model: &DeviceModel, built: &[Architecture]) -> bool {
+    model.capability == HOPPER && built.iter().any(|of| of.specific && of.runs_on(HOPPER))
 }
 
 /// The first GPU, where the driver, the GPU and the model are such that this build can use it.

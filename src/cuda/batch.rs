@@ -8,13 +8,19 @@ use std::ops::Range;
 use bytemuck::Pod;
 
 use super::abi;
+use super::attention_groups::AttentionGroups;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
-use crate::plan::{ATTENTION_QUERIES, BatchShape, Capacity, Plan, Rows, SequenceLayout, Stack};
+use crate::plan::{
+    ATTENTION_QUERIES, BatchShape, Capacity, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows,
+    SequenceLayout, Stack, Target,
+};
 
 // The plan counts groups by numbers that the kernels count by, too.
 const _: () = assert!(ATTENTION_QUERIES == abi::ATTENTION_QUERIES as usize);
+const _: () = assert!(PROJECTION_ROWS == abi::HOPPER_GEMM_ROWS as usize);
+const _: () = assert!(HOPPER_PROJECTION_STATES == abi::HOPPER_PROJECTION_STATES as usize);
 const _: () = assert!(Plan::MOMENTS_COLUMNS == abi::MOMENTS_COLUMNS as usize);
 
 /// Tables start at multiples of this many bytes.
@@ -24,18 +30,24 @@ const ALIGNMENT: usize = 256;
 #[derive(Debug, Clone)]
 pub(super) struct BatchTables {
     capacity: Capacity,
+    target: Target,
     tiles: usize,
     token_rows: usize,
     global_rows: usize,
     projected_rows: usize,
+    projection_items: usize,
     attention_items: [usize; 2],
+    attention_groups: [usize; 2],
+    attention_counters: usize,
     log2_multiplicity: [usize; 2],
     /// Bytes of the whole descriptor.
     pub(super) bytes: usize,
 }
 
 impl BatchTables {
-    pub(super) fn new(capacity: Capacity) -> Self {
+    /// The tables of a plan for `target` with this capacity.
+    pub(super) fn new(capacity: Capacity, target: Target) -> Self {
+        let [items, groups] = by_form(&capacity, target);
         let mut end = size_of::<abi::Batch>();
         let mut table = |len: usize, size: usize| {
             let start = end.next_multiple_of(ALIGNMENT);
@@ -44,11 +56,15 @@ impl BatchTables {
         };
         Self {
             capacity,
+            target,
             tiles: table(capacity.tiles, size_of::<abi::TileSource>()),
             token_rows: table(capacity.rows[0], size_of::<abi::TokenRow>()),
             global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
             projected_rows: table(capacity.projected_rows, size_of::<abi::ProjectedRow>()),
-            attention_items: capacity.attention_items.map(|len| table(len, size_of::<abi::AttentionItem>())),
+            projection_items: table(capacity.projection_items, size_of::<abi::ProjectionItem>()),
+            attention_items: items.map(|len| table(len, size_of::<abi::AttentionItem>())),
+            attention_groups: groups.map(|len| table(len, size_of::<abi::AttentionGroup>())),
+            attention_counters: table(num_counters(&capacity), size_of::<u32>()),
             log2_multiplicity: capacity.rows.map(|len| table(len, size_of::<f32>())),
             bytes: end,
         }
@@ -62,13 +78,17 @@ impl BatchTables {
     /// The descriptor as kernels' arguments, where it lies at the start of `memory`.
     pub(super) fn views<'m>(&self, memory: &'m DeviceMemory) -> BatchViews<'m> {
         let capacity = &self.capacity;
+        let [items, groups] = by_form(capacity, self.target);
         BatchViews {
             batch: DeviceBatch::new(memory, 0),
             tiles: Array::new(memory, self.tiles, capacity.tiles),
             token_rows: Array::new(memory, self.token_rows, capacity.rows[0]),
             global_rows: Array::new(memory, self.global_rows, capacity.rows[1]),
             projected_rows: Array::new(memory, self.projected_rows, capacity.projected_rows),
-            attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], capacity.attention_items[k])),
+            projection_items: Array::new(memory, self.projection_items, capacity.projection_items),
+            attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], items[k])),
+            attention_groups: [0, 1].map(|k| Array::new(memory, self.attention_groups[k], groups[k])),
+            attention_counters: Array::new(memory, self.attention_counters, num_counters(capacity)),
             log2_multiplicity: [0, 1].map(|k| Array::new(memory, self.log2_multiplicity[k], capacity.rows[k])),
         }
     }
@@ -81,8 +101,8 @@ impl BatchTables {
         [pixels, embeddings]: [u64; 2],
         bytes: &mut [u8],
     ) {
-        let lists = Lists::of(config, batch);
-        let counts = Capacity::of(config, batch);
+        let lists = Lists::of(config, batch, self.target);
+        let counts = Capacity::of(config, batch, self.target);
         assert!(self.capacity.covers(&counts), "a batch beyond the capacity of its plan");
         let bytes = &mut bytes[..self.bytes];
         let mut head = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
@@ -94,16 +114,22 @@ impl BatchTables {
         for stack in 0..2 {
             let step = stack * size_of::<u32>();
             head(offset_of!(abi::Batch, num_rows) + step, &number(counts.rows[stack]));
-            let items = lists.attention_items[stack].len();
+            let items = lists.attention_items[stack].len() + lists.attention_groups[stack].len();
             head(offset_of!(abi::Batch, num_attention_items) + step, &number(items));
         }
         head(offset_of!(abi::Batch, num_projected_rows), &number(lists.projected_rows.len()));
+        let items = projection_items(&lists.projected_rows);
+        head(offset_of!(abi::Batch, num_projection_items), &number(items.len()));
+        put(bytes, self.projection_items, &items);
         put(bytes, self.tiles, &lists.tiles);
         put(bytes, self.token_rows, &lists.token_rows);
         put(bytes, self.global_rows, &lists.global_rows);
         put(bytes, self.projected_rows, &lists.projected_rows);
+        // One table serves all layers: each launch leaves it as it found it.
+        put(bytes, self.attention_counters, &vec![0u32; num_counters(&self.capacity)]);
         for stack in 0..2 {
             put(bytes, self.attention_items[stack], &lists.attention_items[stack]);
+            put(bytes, self.attention_groups[stack], &lists.attention_groups[stack]);
             put(bytes, self.log2_multiplicity[stack], &lists.log2_multiplicity[stack]);
         }
     }
@@ -117,8 +143,45 @@ pub(super) struct BatchViews<'m> {
     pub(super) token_rows: Array<'m, abi::TokenRow>,
     pub(super) global_rows: Array<'m, abi::GlobalRow>,
     pub(super) projected_rows: Array<'m, abi::ProjectedRow>,
+    pub(super) projection_items: Array<'m, abi::ProjectionItem>,
     pub(super) attention_items: [Array<'m, abi::AttentionItem>; 2],
+    pub(super) attention_groups: [Array<'m, abi::AttentionGroup>; 2],
+    pub(super) attention_counters: Array<'m, u32>,
     pub(super) log2_multiplicity: [Array<'m, f32>; 2],
+}
+
+/// Items of the two stacks, and groups: a form has either.
+fn by_form(capacity: &Capacity, target: Target) -> [[usize; 2]; 2] {
+    if target.form == Form::Hopper { [[0; 2], capacity.attention_items] } else { [capacity.attention_items, [0; 2]] }
+}
+
+/// Of attention's schedule on Hopper, and of its tickets.
+fn num_counters(capacity: &Capacity) -> usize {
+    abi::ATTENTION_COUNTERS as usize + capacity.attention_tickets
+}
+
+/// Rows of the projection in stretches that lie together wherever they are read and written.
+pub(super) fn projection_items(rows: &[abi::ProjectedRow]) -> Vec<abi::ProjectionItem> {
+    let mut items: Vec<abi::ProjectionItem> = Vec::new();
+    for row in rows {
+        let continued = items.last_mut().filter(|item| {
+            let next = [item.head_row, item.hidden_row, item.output_row].map(|first| first + item.num_rows);
+            next == [row.head, row.hidden, row.output]
+                && item.copies == row.copies
+                && item.num_rows < abi::HOPPER_GEMM_ROWS
+        });
+        match continued {
+            Some(item) => item.num_rows += 1,
+            None => items.push(abi::ProjectionItem {
+                head_row: row.head,
+                hidden_row: row.hidden,
+                output_row: row.output,
+                num_rows: 1,
+                copies: row.copies,
+            }),
+        }
+    }
+    items
 }
 
 fn put<T: Pod>(bytes: &mut [u8], offset: usize, values: &[T]) {
@@ -134,23 +197,32 @@ struct Lists {
     global_rows: Vec<abi::GlobalRow>,
     projected_rows: Vec<abi::ProjectedRow>,
     attention_items: [Vec<abi::AttentionItem>; 2],
+    attention_groups: [Vec<abi::AttentionGroup>; 2],
     log2_multiplicity: [Vec<f32>; 2],
 }
 
 impl Lists {
-    fn of(config: &EncoderConfig, batch: &BatchShape) -> Self {
+    fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let mut lists = Self::default();
+        let tiling = target.attention_tiling(config);
+        let mut groups: [AttentionGroups; 2] = Default::default();
         let (mut first_pixels, mut first_output) = (0, 0);
         for image in &batch.images {
             let first = [lists.token_rows.len(), lists.global_rows.len()];
             lists.project(config, image, first, first_output);
             lists.embed(config, image, first_pixels);
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
-                lists.attend(stack, image.rows(stack), first[stack.index()]);
+                let (rows, first_row) = (image.rows(stack), first[stack.index()]);
+                match tiling {
+                    Some(tiling) => groups[stack.index()].push(tiling, rows, config.num_heads, first_row),
+                    None => lists.attend(stack, rows, first_row),
+                }
+                lists.weigh(stack, rows, first_row);
             }
             first_pixels += image.num_input_tiles();
             first_output += image.num_output_tiles() * config.num_tokens();
         }
+        lists.attention_groups = groups.map(|groups| groups.table(config.num_heads).0);
         for items in &mut lists.attention_items {
             // The longest first: what starts last should end soon. Equal ones stay in the batch's order.
             items.sort_by_key(|item| std::cmp::Reverse(item.num_keys));
@@ -218,6 +290,10 @@ impl Lists {
         };
         group(0..rows.all_seeing, rows.len);
         group(rows.all_seeing..rows.len, rows.all_seeing);
+    }
+
+    /// How many rows each of an image's keys stands for.
+    fn weigh(&mut self, stack: Stack, rows: &Rows, first_row: usize) {
         let logarithms = &mut self.log2_multiplicity[stack.index()];
         logarithms.resize(first_row + rows.len, 0.0);
         for multiple in &rows.multiples {

@@ -4,10 +4,11 @@ use super::abi;
 use super::batch::BatchViews;
 use super::cublas::{Cublas, Product};
 use super::driver::DeviceMemory;
-use super::ops::{self, Array, Count, Launcher, Matrix};
+use super::ops::{self, Array, Count, GroupedQueries, Launcher, Matrix, Queries};
+use super::tuning::Tuning;
 use super::weights::{DeviceNormLinear, DeviceWeights};
 use crate::error::CudaError;
-use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
+use crate::plan::{BufferId, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
 
 /// A plan on one GPU.
 pub(super) struct Lowering<'a> {
@@ -16,6 +17,8 @@ pub(super) struct Lowering<'a> {
     pub(super) arena: &'a DeviceMemory,
     pub(super) batch: BatchViews<'a>,
     pub(super) launcher: Launcher<'a>,
+    /// What was measured of tilings.
+    pub(super) tuning: &'a Tuning,
     /// The library, in the form that uses it.
     pub(super) cublas: Option<&'a Cublas>,
 }
@@ -25,18 +28,25 @@ impl<'a> Lowering<'a> {
     pub(super) fn step(&self, step: &Step) -> Result<(), CudaError> {
         match step.op {
             Op::Patchify { output, .. } => self.patchify(output),
-            Op::PatchEmbedding { input, output } => self.patch_embedding(input, output),
+            Op::PatchEmbedding { input, output } => self.patch_embedding(step, input, output),
             Op::TilePosition { input, output } => self.tile_position(step, input, output),
             Op::LayerNormLinear { layer, part, input, output } => {
                 self.layer_norm_linear(step, (layer, part), input, output)
             }
-            Op::Attention { layer, input, output } => self.attention(layer.stack, input, output),
+            Op::Attention { layer, input, output } => self.attention(step, layer.stack, input, output),
             Op::LinearResidual { layer, part, input, residual, output } => {
                 self.linear_residual(step, (layer, part), input, [residual, output])
             }
             Op::TileNorm { input, output } => self.tile_norm(step, input, output),
             Op::Projection { head, ref hidden, .. } => self.projection(step, head, hidden),
         }
+    }
+
+    /// What launches a step's matrix operation, in the step's form.
+    fn launcher(&self, step: &Step) -> Launcher<'a> {
+        let launcher = step.form.map_or(self.launcher, |form| self.launcher.in_form(form));
+        // Who names a tiling means it.
+        launcher.with_tiling(self.launcher.tiling().or_else(|| self.tuning.tiling(self.plan, step)))
     }
 
     fn matrix(&self, id: BufferId) -> Matrix<'a> {
@@ -55,6 +65,39 @@ impl<'a> Lowering<'a> {
         self.batch.batch.num_rows(stack, self.plan.capacity.rows[stack.index()])
     }
 
+    /// A step's matrix product by itself, in the element type; none for steps that are no single one.
+    pub(super) fn bare_product(&self, step: &Step) -> Option<Product<'a>> {
+        let (weight, rows) = match step.op {
+            Op::PatchEmbedding { .. } => {
+                let embedding = &self.weights.embedding;
+                (embedding.patch.view(&embedding.block), self.plan.capacity.tiles * self.plan.config.num_patches())
+            }
+            Op::LayerNormLinear { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let linear = match part {
+                    NormLinear::Qkv => &weights.qkv,
+                    NormLinear::Fc1 => &weights.fc1,
+                };
+                (linear.weight.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::LinearResidual { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let matrix = match part {
+                    ResidualLinear::Out => &weights.out,
+                    ResidualLinear::Fc2 => &weights.fc2,
+                };
+                (matrix.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::Patchify { .. }
+            | Op::TilePosition { .. }
+            | Op::Attention { .. }
+            | Op::TileNorm { .. }
+            | Op::Projection { .. } => return None,
+        };
+        let (input, output) = (self.matrix(step.op.reads()[0]), self.matrix(step.op.writes()));
+        Some(Product { input, weight, output, rows, add: false })
+    }
+
     fn patchify(&self, output: BufferId) -> Result<(), CudaError> {
         let config = &self.plan.config;
         let patchify = ops::Patchify {
@@ -68,7 +111,7 @@ impl<'a> Lowering<'a> {
         patchify.launch(&self.launcher)
     }
 
-    fn patch_embedding(&self, input: BufferId, output: BufferId) -> Result<(), CudaError> {
+    fn patch_embedding(&self, step: &Step, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let embedding = &self.weights.embedding;
         let weight = embedding.patch.view(&embedding.block);
         let rows = self.plan.capacity.tiles * self.plan.config.num_patches();
@@ -79,7 +122,7 @@ impl<'a> Lowering<'a> {
             }
             None => {
                 let num_rows = self.batch.batch.num_patches(rows);
-                ops::PatchEmbedding { num_rows, input, weight, output }.launch(&self.launcher)
+                ops::PatchEmbedding { num_rows, input, weight, output }.launch(&self.launcher(step))
             }
         }
     }
@@ -136,7 +179,7 @@ impl<'a> Lowering<'a> {
             output,
             gelu,
         };
-        layer_norm_linear.launch(&self.launcher)
+        layer_norm_linear.launch(&self.launcher(step))
     }
 
     /// The baseline: a norm, a product of the library's, and what is left.
@@ -165,18 +208,26 @@ impl<'a> Lowering<'a> {
         ops::BiasActivation { num_rows, product, bias, output, gelu: true }.launch(&self.launcher)
     }
 
-    fn attention(&self, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
+    fn attention(&self, step: &Step, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let index = stack.index();
+        let queries = match step.form {
+            Some(Form::Hopper) => Queries::Groups(GroupedQueries {
+                groups: self.batch.attention_groups[index],
+                counters: self.batch.attention_counters,
+                partials: step.beside.partials.map(|id| self.matrix(id)),
+            }),
+            _ => Queries::Items(self.batch.attention_items[index]),
+        };
         let attention = ops::FlashAttention {
             num_items: self.batch.batch.num_attention_items(stack, self.plan.capacity.attention_items[index]),
-            items: self.batch.attention_items[index],
+            queries,
             log2_multiplicity: self.batch.log2_multiplicity[index],
             qkv: self.matrix(input),
             output: self.matrix(output),
             num_heads: self.plan.config.num_heads,
             head_dim: self.plan.config.head_dim(),
         };
-        attention.launch(&self.launcher)
+        attention.launch(&self.launcher(step))
     }
 
     fn linear_residual(
@@ -205,7 +256,7 @@ impl<'a> Lowering<'a> {
                 moments: self.moments(step),
                 gate,
             };
-            return linear_residual.launch(&self.launcher);
+            return linear_residual.launch(&self.launcher(step));
         };
         self.multiply(input, weight, product, num_rows.capacity, false)?;
         ops::GatedResidual { num_rows, product, bias, residual, output, gate }.launch(&self.launcher)
@@ -234,9 +285,10 @@ impl<'a> Lowering<'a> {
         let hidden: Vec<Matrix> = hidden.iter().map(|id| self.matrix(*id)).collect();
         let (head, tokens) = (self.matrix(head), self.plan.config.num_tokens());
         let (batch, rows) = (self.batch.batch, self.batch.projected_rows);
+        let items = self.batch.projection_items;
         let Some(product) = step.beside.product.map(|id| self.matrix(id)) else {
-            let projection = ops::Projection { batch, rows, head, hidden: &hidden, weight, bias, tokens };
-            return projection.launch(&self.launcher);
+            let projection = ops::Projection { batch, rows, items, head, hidden: &hidden, weight, bias, tokens };
+            return projection.launch(&self.launcher(step));
         };
         let state_rows = self.prepared(step);
         for (state, input) in std::iter::once(head).chain(hidden).enumerate() {

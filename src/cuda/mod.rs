@@ -3,6 +3,7 @@
 #[expect(unsafe_code, reason = "bindgen fills the structs with zeros, and tables of them are copied as bytes")]
 pub(crate) mod abi;
 pub mod architecture;
+mod attention_groups;
 mod backend;
 mod batch;
 pub(crate) mod check;
@@ -19,6 +20,8 @@ mod ptxas;
 mod replica;
 #[expect(unsafe_code, reason = "copies from and to pinned memory")]
 mod slot;
+mod tuning;
 mod weights;
 
-pub(crate) use backend::{CudaBackend, best_gpu};
+pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
+pub(crate) use tuning::kernels;

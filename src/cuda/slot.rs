@@ -7,7 +7,7 @@ use super::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::{Batch, BatchShape, Capacity};
+use crate::plan::{Batch, BatchShape, Capacity, Target};
 
 /// Pixels are copied to pinned memory and sent off in pieces of this many bytes: the GPU fetches one while the host
 /// copies the next.
@@ -52,15 +52,16 @@ impl Slot {
         context: &Arc<Context>,
         config: &EncoderConfig,
         capacity: &Capacity,
-        dtype: Dtype,
+        target: Target,
     ) -> Result<Self, CudaError> {
+        let dtype = target.precision.activations;
         let pixels_bytes = capacity.input_tiles * config.tile_len() * size_of::<f32>();
         let embeddings_bytes = capacity.output_rows * config.decoder_embed_dim * dtype.size();
         Ok(Self {
             pixels: DeviceMemory::new(context, pixels_bytes, "pixels")?,
             embeddings: DeviceMemory::new(context, embeddings_bytes, "embeddings")?,
             pinned_pixels: PinnedMemory::new(context, pixels_bytes)?,
-            pinned_tables: PinnedMemory::new(context, BatchTables::new(*capacity).bytes)?,
+            pinned_tables: PinnedMemory::new(context, BatchTables::new(*capacity, target).bytes)?,
             pinned_embeddings: PinnedMemory::new(context, embeddings_bytes)?,
             uploaded: Event::new(context)?,
             computed: Event::new(context)?,

@@ -26,12 +26,12 @@ pub(super) struct Choice {
 }
 
 impl Backend {
-    /// The backend that `choice` comes to, ready for batches that `capacity` covers.
+    /// The backend that `choice` comes to, ready for batches that the target's `capacity` covers.
     pub(super) fn new(
         choice: &Choice,
         weights: VisionWeights,
         config: &EncoderConfig,
-        capacity: &Capacity,
+        capacity: impl Fn(Target) -> Capacity,
     ) -> Result<Self> {
         let ordinals = match &choice.device {
             Device::Auto if choice.dtype == Some(Dtype::F32) => None,
@@ -61,8 +61,9 @@ impl Backend {
         choice: &Choice,
         weights: &VisionWeights,
         config: &EncoderConfig,
-        capacity: &Capacity,
+        capacity: impl Fn(Target) -> Capacity,
     ) -> Result<Self> {
+        use crate::cuda::{best_form, require_hopper};
         use crate::plan::Form;
         if ordinals.is_empty() {
             return Err(InputError::Empty { name: "GPUs" }.into());
@@ -72,15 +73,26 @@ impl Backend {
         let dtype = choice.dtype.unwrap_or(if stored == Dtype::F16 { Dtype::F16 } else { Dtype::Bf16 });
         require_dtype(dtype, true)?;
         let form = match choice.kernels {
-            Kernels::Auto | Kernels::Portable => Form::Portable,
+            Kernels::Auto => best_form(ordinals)?,
+            Kernels::Hopper => {
+                require_hopper(ordinals)?;
+                Form::Hopper
+            }
+            Kernels::Portable => Form::Portable,
             Kernels::Cublas => Form::Cublas,
         };
         let target = Target::cuda(dtype, form);
-        Ok(Self::Cuda(CudaBackend::new(ordinals, weights, config, target, capacity)?))
+        Ok(Self::Cuda(CudaBackend::new(ordinals, weights, config, target, &capacity(target))?))
     }
 
     #[cfg(not(feature = "cuda-unversioned"))]
-    fn on_gpus(ordinals: &[usize], _: &Choice, _: &VisionWeights, _: &EncoderConfig, _: &Capacity) -> Result<Self> {
+    fn on_gpus(
+        ordinals: &[usize],
+        _: &Choice,
+        _: &VisionWeights,
+        _: &EncoderConfig,
+        _: impl Fn(Target) -> Capacity,
+    ) -> Result<Self> {
         let found = Device::Cuda(ordinals.to_vec()).to_string();
         let reason = "this build has no CUDA: build it with --features cuda, or name cpu or auto";
         Err(InputError::Unavailable { option: "device", found, reason }.into())

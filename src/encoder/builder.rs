@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::backend::{Backend, Choice};
-use super::{Device, Encoder, Kernels};
+use super::{Device, Encoder, Kernels, Tune};
 use crate::checkpoint::{Checkpoint, RandomWeights, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -25,6 +25,7 @@ pub struct EncoderBuilder {
     device: Device,
     dtype: Option<Dtype>,
     kernels: Kernels,
+    tune: Tune,
     threads: usize,
     max_batch_tiles: Option<usize>,
     uncollapsed: bool,
@@ -94,6 +95,12 @@ impl EncoderBuilder {
         self
     }
 
+    /// Whether the tiles of matrix operations are measured. Default: on real GPUs, where they are not known yet.
+    pub fn tune(mut self, tune: Tune) -> Self {
+        self.tune = tune;
+        self
+    }
+
     /// Threads to compute on where the CPU does it; 0, the default, takes one for each core.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -148,9 +155,9 @@ impl EncoderBuilder {
         let max_batch_tiles = self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES);
         let tables = weights.tables.clone();
         let choice = Choice { device: self.device, dtype: self.dtype, kernels: self.kernels, threads: self.threads };
-        let capacity = Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles);
-        Ok(Encoder {
-            backend: Backend::new(&choice, weights, &config, &capacity)?,
+        let capacity = |target| Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles, target);
+        let mut encoder = Encoder {
+            backend: Backend::new(&choice, weights, &config, capacity)?,
             config,
             semantics,
             collapse,
@@ -158,6 +165,8 @@ impl EncoderBuilder {
             tables,
             preprocessor,
             observer: None,
-        })
+        };
+        encoder.tune(self.tune)?;
+        Ok(encoder)
     }
 }

@@ -24,11 +24,28 @@ pub enum Kernels {
     /// The fastest for the GPU.
     #[default]
     Auto,
+    /// One fused kernel a matrix in the instructions of Hopper; needs GPUs of compute capability 9.0. A step beyond their
+    /// reach takes its portable kernel: the plan says which.
+    Hopper,
     /// One fused kernel a matrix; runs on every GPU from compute capability 8.0 up.
     Portable,
     /// cuBLASLt's products with kernels before and after: the baseline. Needs libcublasLt on the machine. Results are the
     /// same from run to run, but may depend on what else is in the batch.
     Cublas,
+}
+
+/// Whether an encoder on a GPU measures, when it is built, which tiles its matrix operations should take. What is found is
+/// kept on disk for the GPU, its driver and this build (`TILESIGHT_CACHE_DIR`, else the user's folder for caches), so that
+/// the next start finds it. It changes times, and no bit of a result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Tune {
+    /// What is not known yet, on real GPUs.
+    #[default]
+    Auto,
+    /// Nothing: what is known from earlier starts, else predictions.
+    Never,
+    /// What is not known yet, on a simulated GPU too, whose times mean nothing: for tests.
+    Always,
 }
 
 /// What is computed in where: f32 on the CPU, 16 bits on GPUs.
@@ -66,6 +83,22 @@ impl FromStr for Device {
     }
 }
 
+impl FromStr for Tune {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
+            _ => {
+                let reason = "name auto, never or always";
+                Err(InputError::Unavailable { option: "tune", found: name.to_string(), reason }.into())
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -85,10 +118,11 @@ impl FromStr for Kernels {
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "auto" => Ok(Self::Auto),
+            "hopper" => Ok(Self::Hopper),
             "portable" => Ok(Self::Portable),
             "cublas" => Ok(Self::Cublas),
             _ => {
-                let reason = "name auto, portable or cublas";
+                let reason = "name auto, hopper, portable or cublas";
                 Err(InputError::Unavailable { option: "kernels", found: name.to_string(), reason }.into())
             }
         }

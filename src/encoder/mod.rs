@@ -11,10 +11,10 @@ use crate::checkpoint::PositionTables;
 use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
-use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
+use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step, StepTiming};
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
-pub use device::{Device, Kernels};
+pub use device::{Device, Kernels, Tune};
 pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};
 
@@ -196,6 +196,52 @@ impl Encoder {
             |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
         let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
         Plan::build(&self.config, &BatchShape { images }, self.backend.target())
+    }
+
+    /// Measures what is best for one image of each number of tiles, and for a full batch.
+    fn tune(&mut self, tune: Tune) -> Result<()> {
+        #[cfg(feature = "cuda-unversioned")]
+        if tune != Tune::Never && matches!(self.backend, Backend::Cuda(_)) {
+            let most = self.config.max_num_tiles.min(self.max_batch_tiles);
+            let images: Vec<_> = (1..=most)
+                .map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0)))
+                .collect::<Result<_>>()?;
+            let largest = images.last().into_iter();
+            let full = largest.flat_map(|image| {
+                let num_images = self.max_batch_tiles / image.tiles.len().max(1);
+                std::iter::repeat_n(image.clone(), num_images)
+            });
+            let full = BatchShape { images: full.collect() };
+            let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
+            let shapes: Vec<_> = single.chain([full]).collect();
+            if let Backend::Cuda(cuda) = &mut self.backend {
+                cuda.tune(&shapes, tune == Tune::Always)?;
+            }
+        }
+        let _ = tune;
+        Ok(())
+    }
+
+    /// Times the kinds of steps of a batch of pictures of these aspect ratios (tiles down, tiles across) on the first GPU,
+    /// each in every tiling of its form, and the products alone by cuBLASLt where it is there. Values are noise. With
+    /// `timed` unset all of it is launched once, and no time is given.
+    ///
+    /// # Errors
+    /// [`InputError::Unavailable`] for an encoder on the CPU, and for times of a simulated GPU; those of the aspect ratios;
+    /// [`Error::Cuda`].
+    pub fn time_steps(&mut self, aspect_ratios: &[[usize; 2]], timed: bool) -> Result<Vec<StepTiming>> {
+        let layout =
+            |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
+        let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
+        let shape = BatchShape { images };
+        match &mut self.backend {
+            #[cfg(feature = "cuda-unversioned")]
+            Backend::Cuda(cuda) => cuda.time_steps(&shape, timed),
+            Backend::Cpu(_) => {
+                let (reason, _) = ("kernels are timed on a GPU", (shape, timed));
+                Err(InputError::Unavailable { option: "device", found: "cpu".to_string(), reason }.into())
+            }
+        }
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.

@@ -33,6 +33,19 @@ pub enum CudaError {
         /// The architectures in this build.
         built_for: String,
     },
+    /// The kernels that were asked for do not run on the GPU, or are not in this build.
+    #[error(
+        "the hopper kernels need compute capability 9.0 and a build for sm_90a; {device} has {}.{}, this build is for \
+         {built_for}: use kernels auto or portable", capability.0, capability.1
+    )]
+    Hopper {
+        /// The GPU's name.
+        device: String,
+        /// Its compute capability.
+        capability: (u32, u32),
+        /// The architectures in this build.
+        built_for: String,
+    },
     /// The model is beyond what the kernels are made for; it runs on the CPU.
     #[error("the CUDA kernels take {limit}, found {found}: use device cpu for this model")]
     Model {

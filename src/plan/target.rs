@@ -2,8 +2,18 @@
 
 use serde::Serialize;
 
+use super::{AttentionTiling, Op};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
+
+/// States that the projection of Hopper's form reads at most, the head among them.
+pub const HOPPER_PROJECTION_STATES: usize = 8;
+
+/// Rows that the projection of Hopper's form takes together at most.
+pub const PROJECTION_ROWS: usize = 128;
+
+/// Queries that attention takes together on a GPU at most; an image's last ones may be fewer.
+pub const ATTENTION_QUERIES: usize = 128;
 
 /// The element types of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,6 +34,26 @@ pub enum Form {
     Cublas,
     /// On a GPU from compute capability 8.0 up, one kernel a matrix: norm, bias, activation, gate and residual included.
     Portable,
+    /// The same steps in the instructions of Hopper: on GPUs of compute capability 9.0 alone.
+    Hopper,
+}
+
+impl Form {
+    /// Whether norms are folded into the matrices that follow them.
+    pub const fn folds_norms(self) -> bool {
+        matches!(self, Self::Portable | Self::Hopper)
+    }
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cublas => "cublas",
+            Self::Portable => "portable",
+            Self::Hopper => "hopper",
+        })
+    }
 }
 
 /// What a plan is made for.
@@ -50,8 +80,29 @@ impl Target {
     pub fn stride(&self, width: usize) -> usize {
         match self.form {
             Form::Cpu => width,
-            Form::Cublas | Form::Portable => width.saturating_add(7) / 8 * 8,
+            Form::Cublas | Form::Portable | Form::Hopper => width.saturating_add(7) / 8 * 8,
         }
+    }
+
+    /// The form of the kernel that carries a step out: that of the target where it reaches so far. None for steps that are
+    /// the same in every form.
+    pub(crate) fn form_of(&self, op: &Op) -> Option<Form> {
+        match op {
+            Op::Patchify { .. } | Op::TilePosition { .. } | Op::TileNorm { .. } => None,
+            Op::PatchEmbedding { .. }
+            | Op::LayerNormLinear { .. }
+            | Op::Attention { .. }
+            | Op::LinearResidual { .. } => Some(self.form),
+            Op::Projection { hidden, .. } => Some(match self.form {
+                Form::Hopper if hidden.len() >= HOPPER_PROJECTION_STATES => Form::Portable,
+                form => form,
+            }),
+        }
+    }
+
+    /// How attention divides an image's rows, in the form that has groups of queries in place of items.
+    pub(crate) fn attention_tiling(&self, config: &EncoderConfig) -> Option<AttentionTiling> {
+        (self.form == Form::Hopper).then(|| AttentionTiling::of(self.head_columns(config)))
     }
 
     /// Columns that a head takes in queries, keys, values and attention's output. On a GPU they are filled up with
@@ -59,7 +110,7 @@ impl Target {
     pub fn head_columns(&self, config: &EncoderConfig) -> usize {
         match self.form {
             Form::Cpu => config.head_dim(),
-            Form::Cublas | Form::Portable => config.head_dim().next_multiple_of(16),
+            Form::Cublas | Form::Portable | Form::Hopper => config.head_dim().next_multiple_of(16),
         }
     }
 }

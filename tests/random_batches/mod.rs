@@ -100,8 +100,12 @@ fn any_image(tiles: usize, exactly: bool, per_aspect_ratio: bool) -> impl Strate
 
 pub fn any_batch() -> impl Strategy<Value = Batch> {
     let choices = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let targets =
-        [Target::cpu(Dtype::Bf16), Target::cuda(Dtype::Bf16, Form::Portable), Target::cuda(Dtype::F16, Form::Cublas)];
+    let targets = [
+        Target::cpu(Dtype::Bf16),
+        Target::cuda(Dtype::Bf16, Form::Portable),
+        Target::cuda(Dtype::Bf16, Form::Hopper),
+        Target::cuda(Dtype::F16, Form::Cublas),
+    ];
     let all = (any_config(), choices, prop::sample::select(targets.to_vec()));
     all.prop_flat_map(|(config, (meta, per_aspect_ratio, flat_tables, collapse, tables), target)| {
         let image = any_image(config.max_num_tiles, meta, per_aspect_ratio);

@@ -40,7 +40,6 @@ void simulator_store_tensor(SimulatorThread* thread, const TensorMap* map, uint3
                             uint32_t rank);
 void simulator_store_tensor_commit(SimulatorThread* thread);
 void simulator_store_tensor_wait(SimulatorThread* thread, uint32_t pending, uint32_t until_written);
-void simulator_wait_for_previous_grid(SimulatorThread* thread);
 }
 
 inline void mbarrier_init(uint32_t barrier, uint32_t count) {
@@ -214,12 +213,4 @@ inline void take_registers() {
     static_assert(registers >= 24 && registers <= 256 && registers % 8 == 0, "what setmaxnreg takes");
     uint32_t operand = registers;
     simulator_warp(SimulatorOperation::take_registers, &operand);
-}
-
-inline void wait_for_previous_grid() {
-    simulator_wait_for_previous_grid(simulator_thread);
-}
-
-// Grids run one after another.
-inline void launch_next_grid() {
 }

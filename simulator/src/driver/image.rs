@@ -18,6 +18,8 @@ const PART_HEADER_BYTES: usize = 48;
 pub(super) struct Image {
     content: Vec<u8>,
     is_compressed: bool,
+    /// The least architecture that any part of the fatbin is for, which decides what its source may be written in.
+    pub(super) least: u32,
 }
 
 impl Image {
@@ -48,8 +50,10 @@ impl Image {
     fn choose(mut parts: &[u8], (major, minor): (u32, u32)) -> Result<Self> {
         let device = major * 10 + minor;
         let mut best: Option<((u16, u32), Self)> = None;
+        let mut least = u32::MAX;
         while parts.len() >= PART_HEADER_BYTES {
             let (kind, architecture) = (u16_at(parts, 0)?, u32_at(parts, 28)?);
+            least = least.min(architecture);
             let start = u32_at(parts, 4)? as usize;
             let end = start.checked_add(u64_at(parts, 8)? as usize).ok_or(Status::ERROR_INVALID_IMAGE)?;
             let content = parts.get(start..end).ok_or(Status::ERROR_INVALID_IMAGE)?;
@@ -60,11 +64,11 @@ impl Image {
             };
             if runs && best.as_ref().is_none_or(|(rank, _)| *rank < (kind, architecture)) {
                 let is_compressed = u64_at(parts, 40)? & COMPRESSED != 0;
-                best = Some(((kind, architecture), Self { content: content.to_vec(), is_compressed }));
+                best = Some(((kind, architecture), Self { content: content.to_vec(), is_compressed, least }));
             }
             parts = &parts[end..];
         }
-        best.map(|(_, image)| image).ok_or(Status::ERROR_NO_BINARY_FOR_GPU)
+        best.map(|(_, image)| Self { least, ..image }).ok_or(Status::ERROR_NO_BINARY_FOR_GPU)
     }
 
     /// Whether a kernel of this name may be inside; a compressed part cannot be looked into, and may hold any.

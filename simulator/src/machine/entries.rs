@@ -59,6 +59,12 @@ pub fn entry(name: &str) -> Option<&'static Entry> {
     entries().get(first).filter(|entry| entry.name == name)
 }
 
+/// The entry of that name for code that no device below this compute capability has to run: the one with the newest
+/// instructions.
+pub fn entry_for(name: &str, least: (u32, u32)) -> Option<&'static Entry> {
+    entries().iter().rev().find(|entry| entry.name == name && entry.compute_capability <= least)
+}
+
 /// The entry of that name in that module.
 pub fn entry_of(module: &str, name: &str) -> Option<&'static Entry> {
     entries().iter().find(|entry| entry.name == name && entry.module == module)

@@ -22,7 +22,7 @@ use block::Block;
 pub(crate) use adversary::Random;
 pub use adversary::{Adversary, Landing, Order};
 pub use device::DeviceModel;
-pub use entries::{Entry, entries, entry, entry_of};
+pub use entries::{Entry, entries, entry, entry_for, entry_of};
 pub use fault::{Fault, ThreadName};
 pub(crate) use shared::Guarded;
 pub use tensor_map::{Swizzle, TensorMap, TiledTensor};

@@ -1,6 +1,8 @@
 //! A GPU set up for one kernel at a time: inputs laid out as the plan lays them out, with poison wherever a kernel may
 //! neither read nor write.
 
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -21,6 +23,9 @@ pub(crate) struct Bench<'a> {
     context: &'a Arc<Context>,
     kernels: &'a Kernels,
     stream: &'a Stream,
+    tiling: Option<usize>,
+    /// A hash of all that was downloaded.
+    seen: Cell<u64>,
 }
 
 /// A matrix with memory of its own, its surroundings poisoned.
@@ -32,11 +37,21 @@ pub(crate) struct DeviceMatrix {
 
 impl<'a> Bench<'a> {
     pub(crate) fn new(context: &'a Arc<Context>, kernels: &'a Kernels, stream: &'a Stream) -> Self {
-        Self { context, kernels, stream }
+        Self { context, kernels, stream, tiling: None, seen: Cell::new(0) }
     }
 
     pub(crate) fn launcher(&self) -> Launcher<'a> {
-        Launcher::new(self.kernels, self.stream)
+        Launcher::new(self.kernels, self.stream).with_tiling(self.tiling)
+    }
+
+    /// The same for products in this tiling, with nothing downloaded yet.
+    pub(crate) fn in_tiling(&self, tiling: usize) -> Self {
+        Self { tiling: Some(tiling), ..Self::new(self.context, self.kernels, self.stream) }
+    }
+
+    /// A hash of all that was downloaded here: equal for equal bits.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.get()
     }
 
     /// Memory that holds these values.
@@ -87,6 +102,9 @@ impl<'a> Bench<'a> {
     pub(crate) fn download<T: Pod>(&self, memory: &DeviceMemory) -> Result<Vec<T>, CudaError> {
         let mut values = vec![T::zeroed(); memory.len() / size_of::<T>()];
         memory.read(0, bytemuck::cast_slice_mut(&mut values), self.stream)?;
+        let mut hasher = DefaultHasher::new();
+        (self.seen.get(), bytemuck::cast_slice::<T, u8>(&values)).hash(&mut hasher);
+        self.seen.set(hasher.finish());
         Ok(values)
     }
 

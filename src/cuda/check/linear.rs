@@ -47,11 +47,23 @@ pub(super) fn gelu(x: f64) -> f64 {
 
 /// A batch descriptor that counts `rows` of everything, with pixels or embeddings at `address`.
 pub(super) fn batch_of(bench: &Bench, rows: usize, address: u64) -> Result<DeviceMemory, CudaError> {
+    batch_with_items(bench, rows, rows, address)
+}
+
+/// The same, whose rows of the projection lie in so many stretches.
+pub(super) fn batch_with_items(
+    bench: &Bench,
+    rows: usize,
+    items: usize,
+    address: u64,
+) -> Result<DeviceMemory, CudaError> {
     let mut bytes = [0u8; size_of::<abi::Batch>()];
     let (addresses, counts) = bytes.split_at_mut(offset_of!(abi::Batch, num_tiles));
     addresses.chunks_exact_mut(size_of::<u64>()).for_each(|place| place.copy_from_slice(&address.to_le_bytes()));
     let rows = rows as u32;
     counts.chunks_exact_mut(size_of::<u32>()).for_each(|place| place.copy_from_slice(&rows.to_le_bytes()));
+    let items = (items as u32).to_le_bytes();
+    bytes[offset_of!(abi::Batch, num_projection_items)..][..items.len()].copy_from_slice(&items);
     bench.upload(&bytes)
 }
 

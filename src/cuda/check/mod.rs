@@ -21,9 +21,10 @@ mod tile_position;
 
 use crate::dtype::Dtype;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 use super::driver::{Context, Stream};
-use super::ops::{self, Kernels};
+use super::ops::{Kernels, tilings};
 pub(crate) use bench::{Bench, DeviceMatrix};
 pub(crate) use measure::{Draw, relative_error, rounded, rounding_error};
 
@@ -49,30 +50,52 @@ pub(crate) struct Finding {
     pub(crate) limit: f64,
 }
 
-/// The cases of all kernels for an element type.
-fn cases(dtype: Dtype) -> Vec<Case> {
-    let modules = [
-        place_weight::cases,
+/// The cases of all kernels of a form for an element type; those of the portable form include what all forms share, and
+/// the baseline's.
+fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
+    let products =
+        [patch_embedding::cases, layer_norm_linear::cases, linear_residual::cases, projection::cases].into_iter();
+    let products = products.flat_map(|cases| cases(dtype)).map(|case| in_all_tilings(case, form));
+    let shared = [
+        place_weight::cases as fn(Dtype) -> Vec<Case>,
         patchify::cases,
-        patch_embedding::cases,
         tile_position::cases,
-        layer_norm_linear::cases,
-        flash_attention::cases,
-        linear_residual::cases,
         tile_norm::cases,
-        projection::cases,
         layer_norm::cases,
         bias_activation::cases,
         gated_residual::cases,
         gather_rows::cases,
         scatter_embeddings::cases,
     ];
-    modules.into_iter().flat_map(|cases| cases(dtype)).collect()
+    let shared = shared.into_iter().filter(|_| form == Form::Portable);
+    let others = std::iter::once(flash_attention::cases as fn(Dtype) -> Vec<Case>).chain(shared);
+    let hopper = (form == Form::Hopper).then(|| flash_attention::hopper_cases(dtype));
+    products.chain(others.flat_map(|cases| cases(dtype))).chain(hopper.into_iter().flatten()).collect()
+}
+
+/// The case in every tiling of a product: the largest error, and NaN where two tilings give different bits.
+fn in_all_tilings(case: Case, form: Form) -> Case {
+    let Case { kernel, shape, run } = case;
+    let run = Box::new(move |bench: &Bench| {
+        let of = |tiling: usize| {
+            let bench = bench.in_tiling(tiling);
+            run(&bench).map(|finding| (finding, bench.seen()))
+        };
+        let (mut worst, bits) = of(0)?;
+        for tiling in 1..tilings(form).len() {
+            let (Finding { error, limit }, other) = of(tiling)?;
+            let is_worse = error.is_nan() || error > worst.error;
+            worst = if is_worse { Finding { error, limit } } else { worst };
+            worst.error = if other == bits { worst.error } else { f64::NAN };
+        }
+        Ok(worst)
+    });
+    Case { kernel, shape, run }
 }
 
 /// How many cases there are.
-pub(crate) fn num_cases(dtype: Dtype) -> usize {
-    cases(dtype).len()
+pub(crate) fn num_cases(dtype: Dtype, form: Form) -> usize {
+    cases(dtype, form).len()
 }
 
 /// GPU number `ordinal`, for people.
@@ -83,17 +106,18 @@ pub(crate) fn describe(ordinal: usize) -> Result<String, CudaError> {
     Ok(format!("cuda:{ordinal} ({}, compute capability {major}.{minor})", model.name))
 }
 
-/// Runs every kernel's cases for `dtype` on GPU number `ordinal`, and hands each finding over as it comes.
+/// Runs every kernel's cases for `dtype` in `form` on GPU number `ordinal`, and hands each finding over as it comes.
 pub(crate) fn run(
     ordinal: usize,
     dtype: Dtype,
+    form: Form,
     mut found: impl FnMut(&Case, Result<Finding, CudaError>),
 ) -> Result<(), CudaError> {
     let context = Context::new(ordinal)?;
     let stream = Stream::new(&context)?;
-    let kernels = Kernels::load(&context, dtype, ops::all())?;
+    let kernels = Kernels::load(&context, dtype, form)?;
     let bench = Bench::new(&context, &kernels, &stream);
-    for case in cases(dtype) {
+    for case in cases(dtype, form) {
         let finding = (case.run)(&bench);
         found(&case, finding);
     }

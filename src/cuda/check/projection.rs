@@ -1,8 +1,9 @@
 //! `projection` against float64: states that lie apart, rows that stand for several, embeddings without gaps.
 
-use super::linear::{LUCK, SUM_NOISE, batch_of, product, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_with_items, product, stride, wide};
 use super::{Bench, Case, DeviceMatrix, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::abi;
+use crate::cuda::batch::projection_items;
 use crate::cuda::ops::{Array, DeviceBatch, Matrix, Projection};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
@@ -48,11 +49,13 @@ fn run(bench: &Bench, dtype: Dtype, shape: [usize; 4]) -> Result<Finding, CudaEr
     let hidden: Vec<Matrix> = states[1..].iter().map(DeviceMatrix::view).collect();
     let weight = bench.matrix(&weights, width, stride(width), dtype)?;
     let embeddings = bench.output(PLACES * tokens, outputs, outputs, dtype)?;
-    let (bias, row_memory) = (bench.upload(&biases)?, bench.upload(&rows)?);
-    let batch = batch_of(bench, rows.len(), embeddings.view().address)?;
+    let items = projection_items(&rows);
+    let (bias, row_memory, item_memory) = (bench.upload(&biases)?, bench.upload(&rows)?, bench.upload(&items)?);
+    let batch = batch_with_items(bench, rows.len(), items.len(), embeddings.view().address)?;
     let op = Projection {
         batch: DeviceBatch::new(&batch, 0),
         rows: Array::new(&row_memory, 0, rows.len()),
+        items: Array::new(&item_memory, 0, items.len()),
         head: states[0].view(),
         hidden: &hidden,
         weight: weight.values(),

@@ -12,7 +12,7 @@ use crate::error::CudaError;
 const LEAST_VERSION: u32 = 13000;
 
 /// What a GPU is, as far as the engine asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DeviceModel {
     /// The driver's name for it.
     pub(crate) name: String,
@@ -22,6 +22,13 @@ pub(crate) struct DeviceModel {
     pub(crate) num_multiprocessors: u32,
     /// Bytes of memory.
     pub(crate) total_bytes: usize,
+}
+
+impl DeviceModel {
+    /// Whether it is the simulated device of this project's tests, on which no time means anything.
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.name == "CUDA simulator"
+    }
 }
 
 /// The primary context of one GPU, retained while this lives.

@@ -8,17 +8,17 @@ mod graph;
 mod memory;
 mod module;
 mod stream;
-#[expect(dead_code, reason = "Hopper's kernels, which copy by such maps, come next")]
 mod tensor_map;
 
 use cudarc::driver::sys::CUresult;
 
 use crate::error::CudaError;
-pub(crate) use context::{Context, list_devices};
+pub(crate) use context::{Context, DeviceModel, list_devices};
 pub(crate) use graph::Graph;
 pub(crate) use memory::{DeviceMemory, PinnedMemory};
 pub(crate) use module::{Function, Module};
 pub(crate) use stream::{Event, Stream};
+pub(crate) use tensor_map::{Swizzle, Tiled};
 
 /// Turns a status into an error that names the call.
 pub(crate) fn check(call: &'static str, status: CUresult) -> Result<(), CudaError> {

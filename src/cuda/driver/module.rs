@@ -3,7 +3,9 @@
 use std::ffi::{CStr, c_void};
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction_attribute};
+use cudarc::driver::sys::{
+    self, CUfunction_attribute, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+};
 
 use super::{Context, Stream, check};
 use crate::error::CudaError;
@@ -70,9 +72,11 @@ pub(crate) struct Function {
 unsafe impl Send for Function {}
 
 impl Function {
-    /// Launches the kernel on `stream` with one struct of parameters, which is copied.
+    /// Launches the kernel on `stream` with one struct of parameters, which is copied. With `overlap`, its blocks may start
+    /// before the kernel before it has ended ("programmatic dependent launch").
     ///
     /// # Safety
+    /// With `overlap`, the kernel itself waits for the one before it, in every block, before it touches what that one may.
     /// `params` is the struct that the kernel takes, the memory its pointers name is as large as the kernel takes it to
     /// be, and it stays alive, and unused by others, until the stream has done the launch.
     pub(crate) unsafe fn launch<P>(
@@ -81,15 +85,31 @@ impl Function {
         grid: [u32; 3],
         block: u32,
         params: &P,
+        overlap: bool,
     ) -> Result<(), CudaError> {
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        let ([x, y, z], shared, no_extra) = (grid, self.shared_bytes, std::ptr::null_mut());
-        let arguments = arguments.as_mut_ptr();
-        // SAFETY: function and stream live; the driver copies as many bytes of `params` as the kernel takes, which is
-        // its size by the caller's promise.
-        let status = unsafe {
-            sys::cuLaunchKernel(self.handle, x, y, z, block, 1, 1, shared, stream.handle(), arguments, no_extra)
+        let [x, y, z] = grid;
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: overlap.into() },
         };
-        check("cuLaunchKernel", status)
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream.handle(),
+            attrs: &mut attribute,
+            numAttrs: overlap.into(),
+        };
+        // SAFETY: function, stream and attribute live; the driver copies as many bytes of `params` as the kernel takes,
+        // which is its size by the caller's promise.
+        let status =
+            unsafe { sys::cuLaunchKernelEx(&config, self.handle, arguments.as_mut_ptr(), std::ptr::null_mut()) };
+        check("cuLaunchKernelEx", status)
     }
 }

@@ -75,11 +75,28 @@ unsafe impl Send for Event {}
 impl Event {
     /// An event that keeps order and no time.
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, CudaError> {
+        Self::with_flags(context, CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// An event that also keeps the time.
+    pub(crate) fn timed(context: &Arc<Context>) -> Result<Self, CudaError> {
+        Self::with_flags(context, CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// Seconds from `start` to this one, both [`timed`](Self::timed), recorded and done.
+    pub(crate) fn seconds_since(&self, start: &Self) -> Result<f64, CudaError> {
+        let mut milliseconds = 0.0f32;
+        // SAFETY: both live, and the pointer is to a live number.
+        let status = unsafe { sys::cuEventElapsedTime_v2(&mut milliseconds, start.handle, self.handle) };
+        check("cuEventElapsedTime", status)?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    fn with_flags(context: &Arc<Context>, flags: CUevent_flags) -> Result<Self, CudaError> {
         context.bind()?;
         let mut handle = std::ptr::null_mut();
-        let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: the pointer is to a live handle; the event is destroyed once, when this is dropped.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut handle, flags) })?;
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut handle, flags as u32) })?;
         Ok(Self { handle, context: context.clone() })
     }
 

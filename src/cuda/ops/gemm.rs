@@ -31,6 +31,9 @@ const TILINGS: [Tiling; 3] = [
     Tiling { suffix: "_64x128", rows: 64, columns: 128, threads: 128, cost: 140, exposed: 100 },
 ];
 
+/// Their names, in their order.
+pub(super) const NAMES: [&str; TILINGS.len()] = ["128x256", "128x128", "64x128"];
+
 /// An operation's kernels, one a tiling.
 pub(super) type GemmKernels = [Kernel; TILINGS.len()];
 
@@ -56,7 +59,7 @@ pub(super) struct GemmShape {
 
 impl GemmShape {
     /// The number of the tiling that takes the least time: the multiprocessor with most tiles decides.
-    fn tiling(self, num_multiprocessors: u32) -> usize {
+    pub(super) fn tiling(self, num_multiprocessors: u32) -> usize {
         let time = |tiling: &Tiling| {
             let tiles = self.rows.div_ceil(tiling.rows) * self.outputs.div_ceil(tiling.columns);
             let turns = tiles.div_ceil(num_multiprocessors as usize);
@@ -90,7 +93,8 @@ pub(super) unsafe fn launch<P>(
     on: &Launcher,
     params: &P,
 ) -> Result<(), CudaError> {
-    let tiling = shape.tiling(on.stream().context().model().num_multiprocessors);
+    let predicted = || shape.tiling(on.stream().context().model().num_multiprocessors);
+    let tiling = on.tiling().unwrap_or_else(predicted);
     // SAFETY: the caller's promise.
     unsafe { on.launch(&kernels[tiling], shape.grid(&TILINGS[tiling]), params) }
 }

@@ -8,6 +8,7 @@ use crate::cuda::driver::{Context, Function, Module, Stream};
 use crate::cuda::fatbin;
 use crate::dtype::Dtype;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 /// An entry point, but for its element type.
 #[derive(Debug)]
@@ -35,22 +36,20 @@ impl Kernel {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     dtype: Dtype,
-    functions: HashMap<(&'static str, &'static str), Function>,
+    form: Form,
+    /// By file, name and suffix.
+    functions: HashMap<[&'static str; 3], Function>,
 }
 
 impl Kernels {
-    /// Loads `kernels` for `dtype`.
+    /// Loads the kernels of `form`, and those of the forms that its steps may fall back to, for `dtype`.
     ///
     /// # Errors
     /// [`CudaError::Driver`] where the GPU does not take them.
-    pub(crate) fn load<'k>(
-        context: &Arc<Context>,
-        dtype: Dtype,
-        kernels: impl IntoIterator<Item = &'k Kernel>,
-    ) -> Result<Self, CudaError> {
+    pub(crate) fn load(context: &Arc<Context>, dtype: Dtype, form: Form) -> Result<Self, CudaError> {
         let mut modules: HashMap<&'static str, Arc<Module>> = HashMap::new();
         let mut functions = HashMap::new();
-        for kernel in kernels {
+        for kernel in super::all(form) {
             let module = match modules.get(kernel.file) {
                 Some(module) => module,
                 None => {
@@ -62,9 +61,9 @@ impl Kernels {
                 }
             };
             let Ok(name) = CString::new(kernel.entry(dtype)) else { unreachable!("names are constants without zeros") };
-            functions.insert((kernel.name, kernel.suffix), module.function(&name, kernel.shared_bytes)?);
+            functions.insert([kernel.file, kernel.name, kernel.suffix], module.function(&name, kernel.shared_bytes)?);
         }
-        Ok(Self { dtype, functions })
+        Ok(Self { dtype, form, functions })
     }
 }
 
@@ -73,11 +72,34 @@ impl Kernels {
 pub(crate) struct Launcher<'a> {
     kernels: &'a Kernels,
     stream: &'a Stream,
+    form: Form,
+    tiling: Option<usize>,
 }
 
 impl<'a> Launcher<'a> {
     pub(crate) fn new(kernels: &'a Kernels, stream: &'a Stream) -> Self {
-        Self { kernels, stream }
+        Self { kernels, stream, form: kernels.form, tiling: None }
+    }
+
+    /// The same for operations in another form that the kernels were loaded for.
+    pub(crate) fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// The same with products in the tiling of this number in the form's [`tilings`](super::tilings); none leaves it to the
+    /// prediction.
+    pub(crate) fn with_tiling(self, tiling: Option<usize>) -> Self {
+        Self { tiling, ..self }
+    }
+
+    /// The tiling that was asked for.
+    pub(crate) fn tiling(&self) -> Option<usize> {
+        self.tiling
+    }
+
+    /// The form that operations take here.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     /// The element type of the kernels.
@@ -95,13 +117,16 @@ impl<'a> Launcher<'a> {
     /// # Safety
     /// `params` is the struct that `kernel` takes; what its pointers name is as large as the kernel takes it to be.
     pub(crate) unsafe fn launch<P>(&self, kernel: &Kernel, grid: [u32; 3], params: &P) -> Result<(), CudaError> {
-        let Some(function) = self.kernels.functions.get(&(kernel.name, kernel.suffix)) else {
-            unreachable!("{}{} is not among the kernels that were loaded", kernel.name, kernel.suffix)
+        let Some(function) = self.kernels.functions.get(&[kernel.file, kernel.name, kernel.suffix]) else {
+            unreachable!("{}: {}{} is not among the kernels that were loaded", kernel.file, kernel.name, kernel.suffix)
         };
         if grid.contains(&0) {
             return Ok(());
         }
+        // Every kernel waits for its turn by itself, in the machine code of compute capability 9.0, which Hopper's form is
+        // bound to.
+        let overlap = self.kernels.form == Form::Hopper;
         // SAFETY: params and sizes are the caller's promise; views keep their memory alive, and freeing waits.
-        unsafe { function.launch(self.stream, grid, kernel.block, params) }
+        unsafe { function.launch(self.stream, grid, kernel.block, params, overlap) }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::gemm::{self, GemmKernels};
 use super::rows::{num_moments, number};
+use super::sm90::gemm::{self as sm90, Product};
 use super::{Array, Count, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 /// Bytes of a row's mean and deviation, which its tile keeps in shared memory.
 const STATISTICS_BYTES: usize = 8;
@@ -12,6 +14,10 @@ const STATISTICS_BYTES: usize = 8;
 pub(super) static KERNELS: GemmKernels = gemm::kernels("layer_norm_linear", "layer_norm_linear", STATISTICS_BYTES);
 pub(super) static GELU_KERNELS: GemmKernels =
     gemm::kernels("layer_norm_linear", "layer_norm_linear_gelu", STATISTICS_BYTES);
+
+pub(super) static HOPPER_KERNELS: sm90::GemmKernels = sm90::kernels("sm90/layer_norm_linear", "layer_norm_linear");
+pub(super) static HOPPER_GELU_KERNELS: sm90::GemmKernels =
+    sm90::kernels("sm90/layer_norm_linear", "layer_norm_linear_gelu");
 
 /// `output = activation(norm(input) · Wᵀ + b)`, the norm folded into weight, column sums and bias.
 #[derive(Debug)]
@@ -58,6 +64,19 @@ impl LayerNormLinear<'_> {
             weight_stride: number(weight.stride),
             output_stride: number(output.stride),
         };
+        if on.form() == Form::Hopper && shape.rows > 0 {
+            let product = Product::new(if *gelu { &HOPPER_GELU_KERNELS } else { &HOPPER_KERNELS }, shape, on);
+            column_sum.require_pairs("column_sum");
+            bias.require_pairs("bias");
+            let params = abi::HopperLayerNormLinearParams {
+                input: product.input(input)?,
+                weight: product.weight(weight)?,
+                output: product.panels(output)?,
+                plain: params,
+            };
+            // SAFETY: as below.
+            return unsafe { product.launch(&params) };
+        }
         let kernels = if *gelu { &GELU_KERNELS } else { &KERNELS };
         // SAFETY: the kernels take these params, and the views were checked against one another above.
         unsafe { gemm::launch(kernels, shape, on, &params) }

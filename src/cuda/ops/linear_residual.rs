@@ -2,11 +2,14 @@
 
 use super::gemm::{self, GemmKernels};
 use super::rows::{array_or_null, num_moments, number};
+use super::sm90::gemm::{self as sm90, Product};
 use super::{Array, Count, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 pub(super) static KERNELS: GemmKernels = gemm::kernels("linear_residual", "linear_residual", 0);
+pub(super) static HOPPER_KERNELS: sm90::GemmKernels = sm90::kernels("sm90/linear_residual", "linear_residual");
 
 /// `output = residual + gate · (input · weightᵀ + bias)`.
 #[derive(Debug)]
@@ -59,6 +62,21 @@ impl LinearResidual<'_> {
             weight_stride: number(weight.stride),
             output_stride: number(output.stride),
         };
+        if on.form() == Form::Hopper && shape.rows > 0 {
+            let product = Product::new(&HOPPER_KERNELS, shape, on);
+            if let Some(bias) = bias {
+                bias.require_pairs("bias");
+            }
+            let params = abi::HopperLinearResidualParams {
+                input: product.input(input)?,
+                weight: product.weight(weight)?,
+                residual: product.panels(residual)?,
+                output: product.panels(output)?,
+                plain: params,
+            };
+            // SAFETY: as below.
+            return unsafe { product.launch(&params) };
+        }
         // SAFETY: the kernels take these params, and the views were checked against one another above.
         unsafe { gemm::launch(&KERNELS, shape, on, &params) }
     }

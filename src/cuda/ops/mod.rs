@@ -20,12 +20,13 @@ mod place_weight;
 mod projection;
 mod rows;
 mod scatter_embeddings;
+mod sm90;
 mod tile_norm;
 mod tile_position;
 mod view;
 
 pub(crate) use bias_activation::BiasActivation;
-pub(crate) use flash_attention::FlashAttention;
+pub(crate) use flash_attention::{FlashAttention, Queries};
 pub(crate) use fold_norm::FoldNorm;
 pub(crate) use gated_residual::GatedResidual;
 pub(crate) use gather_rows::GatherRows;
@@ -38,12 +39,40 @@ pub(crate) use patchify::Patchify;
 pub(crate) use place_weight::{Groups, PlaceWeight};
 pub(crate) use projection::Projection;
 pub(crate) use scatter_embeddings::ScatterEmbeddings;
+pub(crate) use sm90::flash_attention::{
+    ALIKE as ALIKE_ATTENTION, GroupedQueries, OTHERS as OTHER_ATTENTION, Variant as AttentionVariant,
+};
 pub(crate) use tile_norm::TileNorm;
 pub(crate) use tile_position::TilePosition;
 pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
 
-/// Every kernel there is.
-pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
+use crate::plan::Form;
+
+/// The names of the tilings that products of a form may take, in the order of their numbers; all give the same bits.
+pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
+    match form {
+        Form::Portable => &gemm::NAMES,
+        Form::Hopper => &sm90::gemm::NAMES,
+        Form::Cpu | Form::Cublas => &[],
+    }
+}
+
+/// The name of the tiling that a product `[rows, inputs] · [inputs, outputs]` takes where nothing was measured.
+pub(crate) fn predicted_tiling(
+    form: Form,
+    [rows, inputs, outputs]: [usize; 3],
+    num_multiprocessors: u32,
+) -> Option<&'static str> {
+    let shape = gemm::GemmShape { rows, inputs, outputs };
+    match form {
+        Form::Portable => gemm::NAMES.get(shape.tiling(num_multiprocessors)).copied(),
+        Form::Hopper => sm90::gemm::NAMES.get(sm90::gemm::predicted(shape, num_multiprocessors)).copied(),
+        Form::Cpu | Form::Cublas => None,
+    }
+}
+
+/// Every kernel that a plan of this form may ask for.
+pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
     let rows = [
         &bias_activation::KERNEL,
         &fold_norm::KERNEL,
@@ -63,5 +92,14 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
         &linear_residual::KERNELS,
         &projection::KERNELS,
     ];
-    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten())
+    let hopper = [
+        &patch_embedding::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_KERNELS,
+        &layer_norm_linear::HOPPER_GELU_KERNELS,
+        &linear_residual::HOPPER_KERNELS,
+        &projection::HOPPER_KERNELS,
+    ];
+    let hopper = hopper.into_iter().flatten().chain(sm90::flash_attention::kernels());
+    let hopper = hopper.filter(move |_| form == Form::Hopper);
+    rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten()).chain(hopper)
 }

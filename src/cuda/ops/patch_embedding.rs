@@ -2,11 +2,14 @@
 
 use super::gemm::{self, GemmKernels};
 use super::rows::number;
+use super::sm90::gemm::{self as sm90, Product};
 use super::{Count, Launcher, Matrix};
 use crate::cuda::abi;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 pub(super) static KERNELS: GemmKernels = gemm::kernels("patch_embedding", "patch_embedding", 0);
+pub(super) static HOPPER_KERNELS: sm90::GemmKernels = sm90::kernels("sm90/patch_embedding", "patch_embedding");
 
 /// `output = input · weightᵀ`.
 #[derive(Debug)]
@@ -39,6 +42,17 @@ impl PatchEmbedding<'_> {
             weight_stride: number(weight.stride),
             output_stride: number(output.stride),
         };
+        if on.form() == Form::Hopper && shape.rows > 0 {
+            let product = Product::new(&HOPPER_KERNELS, shape, on);
+            let params = abi::HopperPatchEmbeddingParams {
+                input: product.input(input)?,
+                weight: product.weight(weight)?,
+                output: product.panels(output)?,
+                plain: params,
+            };
+            // SAFETY: as below.
+            return unsafe { product.launch(&params) };
+        }
         // SAFETY: the kernels take these params, and the views were checked against one another above.
         unsafe { gemm::launch(&KERNELS, shape, on, &params) }
     }

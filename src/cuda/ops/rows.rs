@@ -61,3 +61,11 @@ impl<T> Array<'_, T> {
         assert!(self.len >= len, "{what} has {} values for {len}", self.len);
     }
 }
+
+impl Array<'_, f32> {
+    /// # Panics
+    /// Unless pairs of values can be read at once.
+    pub(super) fn require_pairs(&self, what: &str) {
+        assert!(self.address.is_multiple_of(8), "{what} starts at {:#x}, between two pairs", self.address);
+    }
+}

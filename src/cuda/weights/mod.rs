@@ -18,7 +18,7 @@ use crate::checkpoint::{LayerWeights, PositionTables, Tensor, TokenPositions, Vi
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::{Form, LayerId, Stack, Target};
+use crate::plan::{LayerId, Stack, Target};
 
 /// All weights of an encoder.
 #[derive(Debug)]
@@ -234,7 +234,10 @@ impl Loading<'_> {
             weight: self.aligned(layout, outputs, width),
             norm: [layout.array(width), layout.array(width)],
             bias: has_bias.then(|| layout.array(outputs)),
-            folded: (self.target.form == Form::Portable)
+            folded: self
+                .target
+                .form
+                .folds_norms()
                 .then(|| DeviceFolded { bias: layout.array(outputs), column_sum: layout.array(outputs) }),
         }
     }

@@ -70,14 +70,15 @@ exports! {
         current.map(|_| ())
     }
 
-    /// A kernel that both the image and the simulator have.
+    /// A kernel that both the image and the simulator have. Where the simulator has two of one name, the one for newer
+    /// devices comes from a file that is compiled for no older ones.
     fn cuModuleGetFunction(function: Out<'_, usize>, module: usize, name: *const c_char) |driver| {
         driver.current()?;
         let out = function.filter(|_| !name.is_null()).ok_or(Status::ERROR_INVALID_VALUE)?;
         let Module { device, image } = driver.modules.get(module)?;
         // SAFETY: not null, and the caller says that it ends with a zero.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| Status::ERROR_NOT_FOUND)?;
-        let Some(entry) = machine::entry(name).filter(|_| !name.is_empty() && image.may_hold(name)) else {
+        let Some(entry) = machine::entry_for(name, (image.least / 10, image.least % 10)).filter(|_| !name.is_empty() && image.may_hold(name)) else {
             eprintln!("CUDA simulator: no kernel {name} in the image, or in the simulator as it was built");
             return Err(Status::ERROR_NOT_FOUND);
         };

@@ -1,5 +1,7 @@
 //! One GPU with all it needs to encode: weights, arena, and the graphs recorded so far.
 
+mod measuring;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -8,14 +10,15 @@ use super::batch::BatchTables;
 use super::cublas::Cublas;
 use super::driver::{Context, DeviceMemory, Graph};
 use super::lower::Lowering;
-use super::ops::{self, Kernels, Launcher};
+use super::ops::{Kernels, Launcher};
 use super::slot::{Slot, Streams};
+use super::tuning::Tuning;
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::cuda::{architecture, fatbin};
 use crate::error::{CudaError, Error};
-use crate::plan::{Batch, Capacity, Form, Plan, Step, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target};
 
 /// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
 pub(super) const SLOTS: usize = 2;
@@ -44,6 +47,7 @@ pub(super) struct Replica {
     capacity: Capacity,
     weights: DeviceWeights,
     cublas: Option<Cublas>,
+    tuning: Tuning,
     kernels: Kernels,
     streams: Streams,
     context: Arc<Context>,
@@ -73,7 +77,7 @@ impl Replica {
         require_architecture(&context)?;
         // A capacity that no memory holds is refused before the weights travel.
         let arena_bytes = Plan::with_capacity(config, &Default::default(), *capacity, target)?.arena_bytes;
-        let kernels = Kernels::load(&context, target.precision.activations, ops::all())?;
+        let kernels = Kernels::load(&context, target.precision.activations, target.form)?;
         let streams = Streams::new(&context)?;
         let cublas = if target.form == Form::Cublas { Some(Cublas::new(&context)?) } else { None };
         let weights = DeviceWeights::load(weights, config, target, Launcher::new(&kernels, &streams.compute))?;
@@ -87,6 +91,7 @@ impl Replica {
             capacity: *capacity,
             weights,
             cublas,
+            tuning: Tuning::open(context.model()),
             kernels,
             streams,
             context,
@@ -100,6 +105,10 @@ impl Replica {
     /// The GPU, for people.
     pub(super) fn describe(&self) -> String {
         format!("cuda:{} ({})", self.context.ordinal(), self.context.model().name)
+    }
+
+    pub(super) fn is_simulated(&self) -> bool {
+        self.context.model().is_simulated()
     }
 
     /// Starts a batch in slot `slot`, which is free.
@@ -137,7 +146,7 @@ impl Replica {
 
     fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
         self.context.bind()?;
-        let capacity = self.capacity_for(batch);
+        let capacity = self.capacity_for(&batch.shape);
         self.reserve(&capacity)?;
         let recorded = self.record(capacity, batch)?;
         let recorded = &self.recorded[recorded];
@@ -162,7 +171,7 @@ impl Replica {
         }
         let plan = Plan::with_capacity(&self.config, &batch.shape, capacity, self.target)?;
         self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(capacity);
+        let tables = BatchTables::new(capacity, self.target);
         let graph = {
             let lowering = self.lowering(&plan, &tables);
             let give = || plan.steps.iter().try_for_each(|step| Ok(lowering.step(step)?));
@@ -183,7 +192,7 @@ impl Replica {
         let plan = Plan::build(&self.config, &batch.shape, self.target)?;
         self.reserve(&plan.capacity)?;
         self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(plan.capacity);
+        let tables = BatchTables::new(plan.capacity, self.target);
         self.slots[0].upload(&self.config, &tables, batch, &self.descriptor, &self.streams)?;
         let lowering = self.lowering(&plan, &tables);
         for step in &plan.steps {
@@ -205,6 +214,7 @@ impl Replica {
             arena: &self.arena,
             batch: tables.views(&self.descriptor),
             launcher: Launcher::new(&self.kernels, &self.streams.compute),
+            tuning: &self.tuning,
             cublas: self.cublas.as_ref(),
         }
     }
@@ -268,14 +278,14 @@ impl Replica {
 
     /// Whether a batch can start while another is in flight: growing memory for it has to wait.
     pub(super) fn has_room_for(&self, batch: &Batch) -> bool {
-        self.capacity.covers(&self.capacity_for(batch))
+        self.capacity.covers(&self.capacity_for(&batch.shape))
     }
 
     /// The capacity of the graph that a batch takes.
-    fn capacity_for(&self, batch: &Batch) -> Capacity {
-        let exact = Capacity::of(&self.config, &batch.shape);
+    fn capacity_for(&self, shape: &BatchShape) -> Capacity {
+        let exact = Capacity::of(&self.config, shape, self.target);
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
-        if batch.shape.images.len() == 1 { exact } else { exact.rounded_up() }
+        if shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }
 }
 
@@ -286,9 +296,9 @@ fn rooms(
     capacity: &Capacity,
     target: Target,
 ) -> Result<(Vec<Slot>, DeviceMemory), CudaError> {
-    let slot = || Slot::new(context, config, capacity, target.precision.activations);
+    let slot = || Slot::new(context, config, capacity, target);
     let slots = (0..SLOTS).map(|_| slot()).collect::<Result<Vec<_>, _>>()?;
-    let descriptor = DeviceMemory::new(context, BatchTables::new(*capacity).bytes, "the batch descriptor")?;
+    let descriptor = DeviceMemory::new(context, BatchTables::new(*capacity, target).bytes, "the batch descriptor")?;
     Ok((slots, descriptor))
 }
 
