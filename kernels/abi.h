@@ -95,6 +95,35 @@ struct AttentionItem {
     uint32_t first_multiple;  // keys before this one, counted from key_row, stand for one row each
 };
 
+// Hopper's form of the same: queries of one image that see the same keys, all of them, in items of as many rows as the
+// kernel takes at a time. Each head of each item is work, or several pieces of work where the keys are cut; works are
+// counted head by head, an item's pieces after one another.
+struct AttentionGroup {
+    uint32_t end_work;        // one past the group's last work; works of the groups are counted through
+    uint32_t query_row;       // first row
+    uint32_t num_queries;     // at least 1
+    uint32_t key_row;         // first row that they see
+    uint32_t num_keys;        // at least 1
+    uint32_t first_multiple;  // keys before this one, counted from key_row, stand for one row each
+    uint32_t piece_keys;      // keys of a piece; num_keys or more where they are not cut
+    uint32_t first_ticket;    // of a group whose keys are cut: a ticket for each head, item and 64 rows of the first item
+};
+
+// Pieces that the keys of a group are cut into, at most.
+constexpr uint32_t ATTENTION_PIECES = 8;
+
+// Query rows of a warpgroup: a ticket's.
+constexpr uint32_t ATTENTION_TILE = 64;
+
+// Counters of the schedule before the tickets: the next work, and the blocks that have found no more.
+constexpr uint32_t ATTENTION_COUNTERS = 2;
+
+// What a piece leaves of a ticket's rows beside the sums, floats of each of the warpgroup's 128 threads.
+constexpr uint32_t ATTENTION_PARTIAL_EXTRA = 4;
+
+// Shared memory of a block of Hopper's flash_attention: all there is, for there is one block on a multiprocessor.
+constexpr uint32_t ATTENTION_HOPPER_SHARED_BYTES = 227 * 1024;
+
 // The batch of one launch, uploaded with its pixels.
 struct Batch {
     const float* pixels;               // [tiles of the input, channels, s, s]
@@ -196,6 +225,25 @@ struct FlashAttentionParams {
     float scale_log2;              // log2(e) / sqrt(head size of the model)
     uint32_t num_heads;
     uint32_t qkv_stride;
+    uint32_t output_stride;
+};
+
+// The same on Hopper. Maps see a matrix of heads as [chunk of columns, row, column of the chunk], so that a box is a head's
+// chunks after one another, each with the swizzle of its width: the widest power of two up to 64 that divides the head size.
+struct HopperAttentionParams {
+    TensorMap queries;          // of qkv; a box is ATTENTION_TILE rows
+    TensorMap keys;             // of qkv; a box is a block of keys. Mixed: the first 64 columns of a head, chunks a head apart
+    TensorMap key_tails;        // mixed: the other 16 columns, likewise
+    TensorMap values;           // of qkv; a box is a block of keys
+    TensorMap log2_multiplicity;  // f32 [1, rows], base 2; a box is a block of keys
+    TensorMap output_tiles;     // of output; a box is ATTENTION_TILE rows
+    const uint32_t* num_groups;
+    const AttentionGroup* groups;  // [num_groups]
+    uint32_t* counters;         // [ATTENTION_COUNTERS + tickets], zeros before and after
+    float* partials;            // [tickets, ATTENTION_PIECES, head size / 2 + ATTENTION_PARTIAL_EXTRA, 128]
+    void* output;               // T [rows, output_stride]
+    float scale_log2;           // log2(e) / sqrt(head size of the model)
+    uint32_t num_heads;
     uint32_t output_stride;
 };
 

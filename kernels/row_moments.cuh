@@ -19,12 +19,28 @@ __device__ __forceinline__ uint32_t num_moments(uint32_t width) {
     return (width + MOMENTS_COLUMNS - 1) / MOMENTS_COLUMNS;
 }
 
-// Moments of the whole row from those of its groups, [num_moments(width)].
+// Moments of the whole row from those of its groups, [num_moments(width)]. Merging waits for nothing but the merge
+// before, so groups are read several at a time: one by one, each would wait for memory.
 __device__ __forceinline__ RowMoments whole_row_moments(const RowMoments* groups, uint32_t width) {
-    RowMoments row = groups[0];
-    for (uint32_t column = MOMENTS_COLUMNS; column < width; column += MOMENTS_COLUMNS) {
-        const uint32_t len = min(MOMENTS_COLUMNS, width - column);
-        row = merge_moments(row, static_cast<float>(column), groups[column / MOMENTS_COLUMNS], static_cast<float>(len));
+    constexpr uint32_t at_once = 5;  // two turns for 1280 columns
+    RowMoments row{0.0f, 0.0f};
+    for (uint32_t first = 0; first < width; first += at_once * MOMENTS_COLUMNS) {
+        RowMoments next[at_once];
+#pragma unroll
+        for (uint32_t i = 0; i < at_once; ++i) {
+            const uint32_t column = first + i * MOMENTS_COLUMNS;
+            next[i] = column < width ? groups[column / MOMENTS_COLUMNS] : RowMoments{0.0f, 0.0f};
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < at_once; ++i) {
+            const uint32_t column = first + i * MOMENTS_COLUMNS;
+            if (column == 0) {
+                row = next[i];
+            } else if (column < width) {
+                const uint32_t len = min(MOMENTS_COLUMNS, width - column);
+                row = merge_moments(row, static_cast<float>(column), next[i], static_cast<float>(len));
+            }
+        }
     }
     return row;
 }

@@ -107,6 +107,7 @@ enum class SimulatorOperation : uint32_t {
     named_barrier_arrive = 19,
     give_registers = 20,
     take_registers = 21,
+    any = 22,
 };
 
 extern "C" {
@@ -167,6 +168,18 @@ template <class T>
 inline T __shfl_xor_sync(uint32_t mask, T value, int32_t lane_mask, int32_t width = 32) {
     const int32_t source = static_cast<int32_t>(simulator_thread->lane) ^ lane_mask;
     return simulator_shuffle(SimulatorOperation::shuffle_xor, mask, value, source, width);
+}
+
+// "vote.sync.any".
+inline int __any_sync(uint32_t mask, bool holds) {
+    uint32_t operand = holds;
+    simulator_meet(simulator_thread, SimulatorOperation::any, mask, &operand);
+    return static_cast<int>(operand);
+}
+
+// "fence.acq_rel.gpu" and more: other blocks see the stores before it once they see one after it.
+inline void __threadfence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 // Threads of a block take turns, but launches on other streams may run beside it.

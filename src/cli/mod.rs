@@ -1,6 +1,7 @@
 //! The command line. Answers go to standard output or to the file named; notices, progress and errors to standard
 //! error. Exit codes: 0, 1 for bad input or data and for checks that failed, 2 for usage.
 
+mod bench;
 mod check;
 mod encode;
 mod golden;
@@ -41,6 +42,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Plan(plan::Arguments),
     Random(random::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// Runs the command line of this process; returns its exit code.
@@ -53,6 +55,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Plan(arguments) => plan::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Random(arguments) => random::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(code) => code,

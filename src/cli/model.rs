@@ -12,6 +12,8 @@ use crate::error::Result;
 use crate::image::Preprocess;
 use crate::plan::Semantics;
 
+use super::plan::print_fallbacks;
+
 /// The geometry of an encoder, where it is not read from beside the weights.
 #[derive(Args, Clone)]
 #[group(multiple = true)]
@@ -187,6 +189,7 @@ impl Model {
         };
         eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
         eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
+        print_fallbacks(&encoder.plan(&[[1, 1]])?);
         Ok(encoder)
     }
 

@@ -123,21 +123,28 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
     println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
     println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());
-    let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes"]);
+    let (kernels, source) = kernels(plan);
+    let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes", "kernel"]);
     let grouped = if arguments.steps { plan.steps.iter().map(|s| (s, 1)).collect() } else { by_kind(plan) };
     for (step, times) in grouped {
+        let number = plan.steps.iter().position(|other| other.name == step.name).unwrap_or_default();
         let output = plan.buffer(step.op.writes());
         let (flops, bytes) = (step.flops as f64, step.bytes as f64);
         steps.add_row([
-            if arguments.steps { step.name.clone() } else { kind(step) },
+            if arguments.steps { step.name.clone() } else { step.kind() },
             times.to_string(),
             format!("{:.2}", flops * times as f64 / 1e9),
             format!("{:.1}", bytes * times as f64 / 1e6),
             format!("{:.0}", flops / bytes),
             format!("[{}, {}]", output.rows, output.width),
+            kernels[number].clone(),
         ]);
     }
     println!("{steps}\n");
+    if let Some(source) = source {
+        println!("{source}");
+    }
+    print_fallbacks(plan);
     let count = plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Arena { .. })).count();
     println!(
         "{} steps, {:.3} TFLOP, {} moved at least; {count} buffers in an arena of {}",
@@ -148,16 +155,38 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
     );
 }
 
-/// A step's name without its layer's number.
-fn kind(step: &Step) -> String {
-    step.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+/// Each step's kernel, and what chose its tiles.
+#[cfg(feature = "cuda-unversioned")]
+fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
+    if plan.target.form == Form::Cpu {
+        return (vec!["-".to_string(); plan.steps.len()], None);
+    }
+    let (kernels, source) = crate::cuda::kernels(plan);
+    (kernels, Some(source))
+}
+
+#[cfg(not(feature = "cuda-unversioned"))]
+fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
+    let name = |step: &Step| step.form.map_or("-".to_string(), |form| form.to_string());
+    (plan.steps.iter().map(name).collect(), None)
+}
+
+/// Says on standard error which steps another form's kernels carry out.
+pub(super) fn print_fallbacks(plan: &Plan) {
+    let mut named: Vec<String> = Vec::new();
+    for (step, form) in plan.fallbacks() {
+        if !named.contains(&step.kind()) {
+            named.push(step.kind());
+            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
+        }
+    }
 }
 
 /// The first step of each kind, in order, with how many there are.
 fn by_kind(plan: &Plan) -> Vec<(&Step, usize)> {
     let mut kinds: Vec<(&Step, usize)> = Vec::new();
     for step in &plan.steps {
-        match kinds.iter_mut().find(|(first, _)| kind(first) == kind(step)) {
+        match kinds.iter_mut().find(|(first, _)| first.kind() == step.kind()) {
             Some((_, times)) => *times += 1,
             None => kinds.push((step, 1)),
         }

@@ -16,4 +16,4 @@ macro_rules! plain {
     )*};
 }
 
-plain!(RowMoments, TileSource, TokenRow, GlobalRow, ProjectedRow, ProjectionItem, AttentionItem);
+plain!(RowMoments, TileSource, TokenRow, GlobalRow, ProjectedRow, ProjectionItem, AttentionItem, AttentionGroup);

@@ -6,8 +6,8 @@ use crate::config::EncoderConfig;
 use crate::cuda::architecture::{self, Architecture};
 use crate::cuda::driver::{DeviceModel, list_devices};
 use crate::cuda::{abi, fatbin};
-use crate::error::{CudaError, Error};
-use crate::plan::{Batch, BatchShape, Capacity, Form, Target};
+use crate::error::{CudaError, Error, InputError};
+use crate::plan::{Batch, BatchShape, Capacity, Form, StepTiming, Target};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
@@ -47,6 +47,19 @@ impl CudaBackend {
     pub(crate) fn tune(&mut self, shapes: &[BatchShape], always: bool) -> Result<(), Error> {
         let mut measured = self.replicas.iter_mut().filter(|replica| always || !replica.is_simulated());
         measured.try_for_each(|replica| replica.tune(shapes))
+    }
+
+    /// Times the kinds of steps of a batch on the first GPU, in every tiling; with `timed` unset, launches all of them once.
+    ///
+    /// # Errors
+    /// [`InputError::Unavailable`] for times of a simulated device; [`CudaError`].
+    pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
+        let replica = &mut self.replicas[0];
+        if timed && replica.is_simulated() {
+            let reason = "no time of a simulated device means anything: launch without timing";
+            return Err(InputError::Unavailable { option: "device", found: replica.describe(), reason }.into());
+        }
+        replica.time_steps(shape, timed)
     }
 
     /// What the plans it runs are made for.

@@ -8,12 +8,13 @@ use std::ops::Range;
 use bytemuck::Pod;
 
 use super::abi;
+use super::attention_groups::AttentionGroups;
 use super::ops::{Array, DeviceBatch};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
 use crate::plan::{
-    ATTENTION_QUERIES, BatchShape, Capacity, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows, SequenceLayout,
-    Stack, Target,
+    ATTENTION_QUERIES, BatchShape, Capacity, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows,
+    SequenceLayout, Stack, Target,
 };
 
 // The plan counts groups by numbers that the kernels count by, too.
@@ -36,6 +37,8 @@ pub(super) struct BatchTables {
     projected_rows: usize,
     projection_items: usize,
     attention_items: [usize; 2],
+    attention_groups: [usize; 2],
+    attention_counters: usize,
     log2_multiplicity: [usize; 2],
     /// Bytes of the whole descriptor.
     pub(super) bytes: usize,
@@ -44,6 +47,7 @@ pub(super) struct BatchTables {
 impl BatchTables {
     /// The tables of a plan for `target` with this capacity.
     pub(super) fn new(capacity: Capacity, target: Target) -> Self {
+        let [items, groups] = by_form(&capacity, target);
         let mut end = size_of::<abi::Batch>();
         let mut table = |len: usize, size: usize| {
             let start = end.next_multiple_of(ALIGNMENT);
@@ -58,7 +62,9 @@ impl BatchTables {
             global_rows: table(capacity.rows[1], size_of::<abi::GlobalRow>()),
             projected_rows: table(capacity.projected_rows, size_of::<abi::ProjectedRow>()),
             projection_items: table(capacity.projection_items, size_of::<abi::ProjectionItem>()),
-            attention_items: capacity.attention_items.map(|len| table(len, size_of::<abi::AttentionItem>())),
+            attention_items: items.map(|len| table(len, size_of::<abi::AttentionItem>())),
+            attention_groups: groups.map(|len| table(len, size_of::<abi::AttentionGroup>())),
+            attention_counters: table(num_counters(&capacity), size_of::<u32>()),
             log2_multiplicity: capacity.rows.map(|len| table(len, size_of::<f32>())),
             bytes: end,
         }
@@ -72,6 +78,7 @@ impl BatchTables {
     /// The descriptor as kernels' arguments, where it lies at the start of `memory`.
     pub(super) fn views<'m>(&self, memory: &'m DeviceMemory) -> BatchViews<'m> {
         let capacity = &self.capacity;
+        let [items, groups] = by_form(capacity, self.target);
         BatchViews {
             batch: DeviceBatch::new(memory, 0),
             tiles: Array::new(memory, self.tiles, capacity.tiles),
@@ -79,7 +86,9 @@ impl BatchTables {
             global_rows: Array::new(memory, self.global_rows, capacity.rows[1]),
             projected_rows: Array::new(memory, self.projected_rows, capacity.projected_rows),
             projection_items: Array::new(memory, self.projection_items, capacity.projection_items),
-            attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], capacity.attention_items[k])),
+            attention_items: [0, 1].map(|k| Array::new(memory, self.attention_items[k], items[k])),
+            attention_groups: [0, 1].map(|k| Array::new(memory, self.attention_groups[k], groups[k])),
+            attention_counters: Array::new(memory, self.attention_counters, num_counters(capacity)),
             log2_multiplicity: [0, 1].map(|k| Array::new(memory, self.log2_multiplicity[k], capacity.rows[k])),
         }
     }
@@ -105,7 +114,7 @@ impl BatchTables {
         for stack in 0..2 {
             let step = stack * size_of::<u32>();
             head(offset_of!(abi::Batch, num_rows) + step, &number(counts.rows[stack]));
-            let items = lists.attention_items[stack].len();
+            let items = lists.attention_items[stack].len() + lists.attention_groups[stack].len();
             head(offset_of!(abi::Batch, num_attention_items) + step, &number(items));
         }
         head(offset_of!(abi::Batch, num_projected_rows), &number(lists.projected_rows.len()));
@@ -116,8 +125,11 @@ impl BatchTables {
         put(bytes, self.token_rows, &lists.token_rows);
         put(bytes, self.global_rows, &lists.global_rows);
         put(bytes, self.projected_rows, &lists.projected_rows);
+        // One table serves all layers: each launch leaves it as it found it.
+        put(bytes, self.attention_counters, &vec![0u32; num_counters(&self.capacity)]);
         for stack in 0..2 {
             put(bytes, self.attention_items[stack], &lists.attention_items[stack]);
+            put(bytes, self.attention_groups[stack], &lists.attention_groups[stack]);
             put(bytes, self.log2_multiplicity[stack], &lists.log2_multiplicity[stack]);
         }
     }
@@ -133,7 +145,19 @@ pub(super) struct BatchViews<'m> {
     pub(super) projected_rows: Array<'m, abi::ProjectedRow>,
     pub(super) projection_items: Array<'m, abi::ProjectionItem>,
     pub(super) attention_items: [Array<'m, abi::AttentionItem>; 2],
+    pub(super) attention_groups: [Array<'m, abi::AttentionGroup>; 2],
+    pub(super) attention_counters: Array<'m, u32>,
     pub(super) log2_multiplicity: [Array<'m, f32>; 2],
+}
+
+/// Items of the two stacks, and groups: a form has either.
+fn by_form(capacity: &Capacity, target: Target) -> [[usize; 2]; 2] {
+    if target.form == Form::Hopper { [[0; 2], capacity.attention_items] } else { [capacity.attention_items, [0; 2]] }
+}
+
+/// Of attention's schedule on Hopper, and of its tickets.
+fn num_counters(capacity: &Capacity) -> usize {
+    abi::ATTENTION_COUNTERS as usize + capacity.attention_tickets
 }
 
 /// Rows of the projection in stretches that lie together wherever they are read and written.
@@ -173,23 +197,32 @@ struct Lists {
     global_rows: Vec<abi::GlobalRow>,
     projected_rows: Vec<abi::ProjectedRow>,
     attention_items: [Vec<abi::AttentionItem>; 2],
+    attention_groups: [Vec<abi::AttentionGroup>; 2],
     log2_multiplicity: [Vec<f32>; 2],
 }
 
 impl Lists {
     fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
         let mut lists = Self::default();
+        let tiling = target.attention_tiling(config);
+        let mut groups: [AttentionGroups; 2] = Default::default();
         let (mut first_pixels, mut first_output) = (0, 0);
         for image in &batch.images {
             let first = [lists.token_rows.len(), lists.global_rows.len()];
             lists.project(config, image, first, first_output);
             lists.embed(config, image, first_pixels);
             for stack in [Stack::Transformer, Stack::GlobalTransformer] {
-                lists.attend(stack, image.rows(stack), first[stack.index()], target.attention_queries());
+                let (rows, first_row) = (image.rows(stack), first[stack.index()]);
+                match tiling {
+                    Some(tiling) => groups[stack.index()].push(tiling, rows, config.num_heads, first_row),
+                    None => lists.attend(stack, rows, first_row),
+                }
+                lists.weigh(stack, rows, first_row);
             }
             first_pixels += image.num_input_tiles();
             first_output += image.num_output_tiles() * config.num_tokens();
         }
+        lists.attention_groups = groups.map(|groups| groups.table(config.num_heads).0);
         for items in &mut lists.attention_items {
             // The longest first: what starts last should end soon. Equal ones stay in the batch's order.
             items.sort_by_key(|item| std::cmp::Reverse(item.num_keys));
@@ -241,14 +274,14 @@ impl Lists {
     }
 
     /// An image's queries, in groups that see the same keys.
-    fn attend(&mut self, stack: Stack, rows: &Rows, first_row: usize, max_queries: usize) {
+    fn attend(&mut self, stack: Stack, rows: &Rows, first_row: usize) {
         let first_multiple = rows.multiples.first().map_or(rows.len, |multiple| multiple.rows.start);
         let items = &mut self.attention_items[stack.index()];
         let mut group = |queries: Range<usize>, num_keys: usize| {
-            for start in queries.clone().step_by(max_queries) {
+            for start in queries.clone().step_by(ATTENTION_QUERIES) {
                 items.push(abi::AttentionItem {
                     query_row: (first_row + start) as u32,
-                    num_queries: max_queries.min(queries.end - start) as u32,
+                    num_queries: ATTENTION_QUERIES.min(queries.end - start) as u32,
                     key_row: first_row as u32,
                     num_keys: num_keys as u32,
                     first_multiple: first_multiple.min(num_keys) as u32,
@@ -257,6 +290,10 @@ impl Lists {
         };
         group(0..rows.all_seeing, rows.len);
         group(rows.all_seeing..rows.len, rows.all_seeing);
+    }
+
+    /// How many rows each of an image's keys stands for.
+    fn weigh(&mut self, stack: Stack, rows: &Rows, first_row: usize) {
         let logarithms = &mut self.log2_multiplicity[stack.index()];
         logarithms.resize(first_row + rows.len, 0.0);
         for multiple in &rows.multiples {

@@ -65,22 +65,25 @@ impl Cublas {
         Ok(Self { handle, workspace })
     }
 
-    /// Gives a product to `stream`.
+    /// Gives a product to `stream`, by the library's first choice of algorithm.
     pub(super) fn multiply(&self, product: &Product, stream: &Stream) -> Result<(), CudaError> {
-        let Product { input, weight, output, rows, add } = *product;
-        let (inputs, outputs) = (weight.width, weight.rows);
-        assert!(input.width == inputs && output.width == outputs, "a product's widths disagree");
-        assert!(rows <= input.rows && rows <= output.rows, "a product has more rows than its matrices");
-        if rows == 0 || outputs == 0 {
+        if product.is_empty() {
             return Ok(());
         }
-        // The library's matrices are column-major: outputᵀ = weight · inputᵀ, where weight, as it lies, is transposed.
-        let description = Description::new()?;
-        let weight_layout = Layout::new(weight.dtype, inputs, outputs, weight.stride)?;
-        let input_layout = Layout::new(input.dtype, inputs, rows, input.stride)?;
-        let output_layout = Layout::new(output.dtype, outputs, rows, output.stride)?;
-        let layouts = [weight_layout.0, input_layout.0, output_layout.0];
-        let algorithm = self.algorithm(&description, layouts)?;
+        let algorithms = self.algorithms(product, 1)?;
+        self.multiply_by(&algorithms[0], product, stream)
+    }
+
+    /// Gives a product to `stream`, by an algorithm that was found for one of its shape.
+    pub(super) fn multiply_by(
+        &self,
+        algorithm: &Algorithm,
+        product: &Product,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let Product { input, weight, output, add, .. } = *product;
+        let (description, operands) = (Description::new()?, Operands::of(product)?);
+        let layouts = operands.layouts();
         let (alpha, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
         // SAFETY: handle, description and layouts live; the views say how large the matrices are, and their memory
         // stays until the GPU is idle; alpha and beta are read before the call returns.
@@ -98,7 +101,7 @@ impl Cublas {
                 layouts[2],
                 output.pointer(),
                 layouts[2],
-                &algorithm,
+                &algorithm.0,
                 std::ptr::without_provenance_mut(self.workspace.address() as usize),
                 self.workspace.len(),
                 stream.handle().cast(),
@@ -107,17 +110,16 @@ impl Cublas {
         check("cublasLtMatmul", status)
     }
 
-    /// The library's first choice for a product.
-    fn algorithm(
-        &self,
-        description: &Description,
-        [weight, input, output]: [sys::cublasLtMatrixLayout_t; 3],
-    ) -> Result<sys::cublasLtMatmulAlgo_t, CudaError> {
-        let preference = Preference::new()?;
+    /// The library's algorithms for a product, at least one and at most so many, the one it thinks fastest first.
+    pub(super) fn algorithms(&self, product: &Product, most: usize) -> Result<Vec<Algorithm>, CudaError> {
+        const CALL: &str = "cublasLtMatmulAlgoGetHeuristic";
+        let (description, operands, preference) = (Description::new()?, Operands::of(product)?, Preference::new()?);
+        let [weight, input, output] = operands.layouts();
         // SAFETY: a struct of integers, for which zeros are values.
-        let mut found: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let empty: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let mut found = vec![empty; most];
         let mut count = 0;
-        // SAFETY: handle, description, layouts and preference live; there is room for the one result asked for.
+        // SAFETY: handle, description, layouts and preference live; there is room for as many results as are asked for.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
@@ -127,17 +129,20 @@ impl Cublas {
                 output,
                 output,
                 preference.0,
-                1,
-                &mut found,
+                most as i32,
+                found.as_mut_ptr(),
                 &mut count,
             )
         };
-        check("cublasLtMatmulAlgoGetHeuristic", status)?;
-        if count == 0 {
-            check("cublasLtMatmulAlgoGetHeuristic", cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)?;
-        }
-        check("cublasLtMatmulAlgoGetHeuristic", found.state)?;
-        Ok(found.algo)
+        check(CALL, status)?;
+        found.truncate(count.unsigned_abs() as usize);
+        let Some(first) = found.first() else {
+            return Err(CudaError::Cublas { call: CALL, status: "no algorithm for this product".to_string() });
+        };
+        check(CALL, first.state)?;
+        let usable =
+            |found: &sys::cublasLtMatmulHeuristicResult_t| found.state == cublasStatus_t::CUBLAS_STATUS_SUCCESS;
+        Ok(found.into_iter().filter(usable).map(|found| Algorithm(found.algo)).collect())
     }
 }
 
@@ -146,6 +151,41 @@ impl Drop for Cublas {
         // A failure cannot be told from here.
         // SAFETY: created once by `new`, destroyed once here.
         let _ = unsafe { sys::cublasLtDestroy(self.handle) };
+    }
+}
+
+/// A way to carry a product out.
+pub(super) struct Algorithm(sys::cublasLtMatmulAlgo_t);
+
+impl Product<'_> {
+    fn is_empty(&self) -> bool {
+        self.rows == 0 || self.weight.rows == 0
+    }
+}
+
+/// How a product's matrices lie. The library's are column-major: outputᵀ = weight · inputᵀ, where weight, as it lies, is
+/// transposed.
+struct Operands {
+    weight: Layout,
+    input: Layout,
+    output: Layout,
+}
+
+impl Operands {
+    fn of(product: &Product) -> Result<Self, CudaError> {
+        let Product { input, weight, output, rows, .. } = *product;
+        let (inputs, outputs) = (weight.width, weight.rows);
+        assert!(input.width == inputs && output.width == outputs, "a product's widths disagree");
+        assert!(rows <= input.rows && rows <= output.rows, "a product has more rows than its matrices");
+        Ok(Self {
+            weight: Layout::new(weight.dtype, inputs, outputs, weight.stride)?,
+            input: Layout::new(input.dtype, inputs, rows, input.stride)?,
+            output: Layout::new(output.dtype, outputs, rows, output.stride)?,
+        })
+    }
+
+    fn layouts(&self) -> [sys::cublasLtMatrixLayout_t; 3] {
+        [self.weight.0, self.input.0, self.output.0]
     }
 }
 

@@ -4,11 +4,11 @@ use super::abi;
 use super::batch::BatchViews;
 use super::cublas::{Cublas, Product};
 use super::driver::DeviceMemory;
-use super::ops::{self, Array, Count, Launcher, Matrix};
+use super::ops::{self, Array, Count, GroupedQueries, Launcher, Matrix, Queries};
 use super::tuning::Tuning;
 use super::weights::{DeviceNormLinear, DeviceWeights};
 use crate::error::CudaError;
-use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
+use crate::plan::{BufferId, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
 
 /// A plan on one GPU.
 pub(super) struct Lowering<'a> {
@@ -63,6 +63,39 @@ impl<'a> Lowering<'a> {
 
     fn rows(&self, stack: Stack) -> Count<'a> {
         self.batch.batch.num_rows(stack, self.plan.capacity.rows[stack.index()])
+    }
+
+    /// A step's matrix product by itself, in the element type; none for steps that are no single one.
+    pub(super) fn bare_product(&self, step: &Step) -> Option<Product<'a>> {
+        let (weight, rows) = match step.op {
+            Op::PatchEmbedding { .. } => {
+                let embedding = &self.weights.embedding;
+                (embedding.patch.view(&embedding.block), self.plan.capacity.tiles * self.plan.config.num_patches())
+            }
+            Op::LayerNormLinear { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let linear = match part {
+                    NormLinear::Qkv => &weights.qkv,
+                    NormLinear::Fc1 => &weights.fc1,
+                };
+                (linear.weight.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::LinearResidual { layer, part, .. } => {
+                let weights = self.weights.layer(layer);
+                let matrix = match part {
+                    ResidualLinear::Out => &weights.out,
+                    ResidualLinear::Fc2 => &weights.fc2,
+                };
+                (matrix.view(&weights.block), self.rows(layer.stack).capacity)
+            }
+            Op::Patchify { .. }
+            | Op::TilePosition { .. }
+            | Op::Attention { .. }
+            | Op::TileNorm { .. }
+            | Op::Projection { .. } => return None,
+        };
+        let (input, output) = (self.matrix(step.op.reads()[0]), self.matrix(step.op.writes()));
+        Some(Product { input, weight, output, rows, add: false })
     }
 
     fn patchify(&self, output: BufferId) -> Result<(), CudaError> {
@@ -177,9 +210,17 @@ impl<'a> Lowering<'a> {
 
     fn attention(&self, step: &Step, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let index = stack.index();
+        let queries = match step.form {
+            Some(Form::Hopper) => Queries::Groups(GroupedQueries {
+                groups: self.batch.attention_groups[index],
+                counters: self.batch.attention_counters,
+                partials: step.beside.partials.map(|id| self.matrix(id)),
+            }),
+            _ => Queries::Items(self.batch.attention_items[index]),
+        };
         let attention = ops::FlashAttention {
             num_items: self.batch.batch.num_attention_items(stack, self.plan.capacity.attention_items[index]),
-            items: self.batch.attention_items[index],
+            queries,
             log2_multiplicity: self.batch.log2_multiplicity[index],
             qkv: self.matrix(input),
             output: self.matrix(output),

@@ -3,6 +3,7 @@
 #[expect(unsafe_code, reason = "bindgen fills the structs with zeros, and tables of them are copied as bytes")]
 pub(crate) mod abi;
 pub mod architecture;
+mod attention_groups;
 mod backend;
 mod batch;
 pub(crate) mod check;
@@ -23,3 +24,4 @@ mod tuning;
 mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
+pub(crate) use tuning::kernels;

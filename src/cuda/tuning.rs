@@ -9,7 +9,7 @@ use std::{env, fs, io};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use super::driver::DeviceModel;
+use super::driver::{DeviceModel, list_devices};
 use super::fatbin::FATBINS;
 use super::ops;
 use crate::plan::{Op, Plan, Step};
@@ -45,20 +45,51 @@ pub(crate) struct Measured {
 }
 
 /// An operation and its shape; none for a step that has no tiles to choose.
-pub(crate) fn key(plan: &Plan, step: &Step) -> Option<String> {
+fn key(plan: &Plan, step: &Step) -> Option<String> {
+    let [rows, inputs, outputs] = product_shape(plan, step)?;
     let form = step.form.filter(|form| ops::tilings(*form).len() > 1)?;
-    if matches!(step.op, Op::Attention { .. }) {
-        return None;
-    }
     // Layers of one shape are alike.
     let name = step.name.rsplit('.').next()?;
+    Some(format!("{form} {} {name} {rows}x{inputs}x{outputs}", plan.target.precision.activations))
+}
+
+/// Rows, inputs and outputs of a step's matrix product; none where it is no such step.
+fn product_shape(plan: &Plan, step: &Step) -> Option<[usize; 3]> {
     let output = plan.buffer(step.op.writes());
-    let rows = if matches!(step.op, Op::Projection { .. }) { plan.capacity.projected_rows } else { output.rows };
-    let inputs: usize = match &step.op {
-        Op::Projection { head, hidden, .. } => plan.buffer(*head).width * (1 + hidden.len()),
-        op => plan.buffer(op.reads()[0]).width,
+    match &step.op {
+        Op::Projection { head, hidden, .. } => {
+            let inputs = plan.buffer(*head).width * (1 + hidden.len());
+            Some([plan.capacity.projected_rows, inputs, output.width])
+        }
+        Op::PatchEmbedding { input, .. } | Op::LayerNormLinear { input, .. } | Op::LinearResidual { input, .. } => {
+            Some([output.rows, plan.buffer(*input).width, output.width])
+        }
+        Op::Patchify { .. } | Op::TilePosition { .. } | Op::Attention { .. } | Op::TileNorm { .. } => None,
+    }
+}
+
+/// The kernel of each step of a plan for the first GPU of this machine, or, without one, for one of 132 multiprocessors:
+/// form, and tiles where there is a choice; and what those tiles were chosen by.
+pub(crate) fn kernels(plan: &Plan) -> (Vec<String>, String) {
+    let model = list_devices().ok().and_then(|models| models.into_iter().next());
+    let tuning = model.as_ref().map(Tuning::open);
+    let num_multiprocessors = model.as_ref().map_or(132, |model| model.num_multiprocessors);
+    let mut num_measured = 0;
+    let mut kernel = |step: &Step| -> String {
+        let Some(form) = step.form else { return "-".to_string() };
+        let measured = tuning.as_ref().and_then(|tuning| tuning.measured(plan, step));
+        num_measured += usize::from(measured.is_some());
+        let predicted = || ops::predicted_tiling(form, product_shape(plan, step)?, num_multiprocessors);
+        let tiling = measured.map(|measured| measured.tiling.clone()).or_else(|| predicted().map(str::to_string));
+        tiling.map_or_else(|| form.to_string(), |tiling| format!("{form} {tiling}"))
     };
-    Some(format!("{form} {} {name} {rows}x{inputs}x{}", output.dtype, output.width))
+    let kernels: Vec<String> = plan.steps.iter().map(&mut kernel).collect();
+    let gpu = model.map_or("no GPU is here".to_string(), |model| model.name);
+    let source = match num_measured {
+        0 => format!("tiles as predicted for {num_multiprocessors} multiprocessors ({gpu})"),
+        _ => format!("tiles of {num_measured} steps as measured on {gpu}, the others as predicted"),
+    };
+    (kernels, source)
 }
 
 impl Tuning {

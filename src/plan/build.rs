@@ -1,8 +1,8 @@
 //! The model, step by step. This is the one place that knows the order.
 
 use super::{
-    BatchShape, Beside, Buffer, BufferId, Capacity, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack,
-    Step, Target, arena,
+    ATTENTION_PIECES, BatchShape, Beside, Buffer, BufferId, Capacity, Form, LayerId, NormLinear, Op, Place, Plan,
+    ResidualLinear, Stack, Step, Target, arena,
 };
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -11,6 +11,9 @@ use crate::error::{InputError, Result};
 impl Plan {
     /// Columns of a row that share a mean and squared deviations; see [`Beside::moments`].
     pub const MOMENTS_COLUMNS: usize = 128;
+
+    /// Maxima and totals that a thread of attention leaves beside its sums; see [`Beside::partials`].
+    pub const PARTIAL_EXTRA: usize = 4;
 
     /// The steps that take `batch` from pixels to embeddings.
     ///
@@ -119,14 +122,15 @@ impl Building<'_> {
 
         let qkv = self.arena_buffer(&format!("{layer}.qkv"), rows, heads.saturating_mul(3))?;
         let op = Op::LayerNormLinear { layer, part: NormLinear::Qkv, input: stream, output: qkv };
-        let beside = Beside { moments, prepared: self.normed(layer, "qkv", rows)?, product: None };
+        let beside = Beside { moments, prepared: self.normed(layer, "qkv", rows)?, ..Beside::default() };
         self.matrix_step(&format!("{layer}.qkv"), op, beside, computed, width, 3 * width);
 
         let attended = self.arena_buffer(&format!("{layer}.attention"), rows, heads)?;
         let num_scores = self.batch.rows(layer.stack).fold(0u64, |sum, rows| sum.saturating_add(rows.num_scores()));
         let flops = num_scores.saturating_mul(4 * width as u64);
         let op = Op::Attention { layer, input: qkv, output: attended };
-        self.step(&format!("{layer}.attention"), op, Beside::default(), flops, 0);
+        let beside = Beside { partials: self.partials(layer)?, ..Beside::default() };
+        self.step(&format!("{layer}.attention"), op, beside, flops, 0);
 
         let after = match keep {
             true => self.arena_buffer(&format!("hidden_state.{}", layer.index + 1), rows, width)?,
@@ -135,18 +139,19 @@ impl Building<'_> {
         let moments = self.moments(&format!("{layer}.out"), rows, true)?;
         let part = ResidualLinear::Out;
         let op = Op::LinearResidual { layer, part, input: attended, residual: stream, output: after };
-        let beside = Beside { moments, prepared: None, product: self.product(layer, "out", rows, width)? };
+        let beside = Beside { moments, product: self.product(layer, "out", rows, width)?, ..Beside::default() };
         self.matrix_step(&format!("{layer}.out"), op, beside, computed, width, width);
 
         let inner = self.arena_buffer(&format!("{layer}.fc1"), rows, mlp)?;
         let op = Op::LayerNormLinear { layer, part: NormLinear::Fc1, input: after, output: inner };
         let (prepared, product) = (self.normed(layer, "fc1", rows)?, self.product(layer, "fc1", rows, mlp)?);
-        self.matrix_step(&format!("{layer}.fc1"), op, Beside { moments, prepared, product }, computed, width, mlp);
+        let beside = Beside { moments, prepared, product, ..Beside::default() };
+        self.matrix_step(&format!("{layer}.fc1"), op, beside, computed, width, mlp);
 
         let moments = self.moments(&format!("{layer}.fc2"), rows, normed_after)?;
         let part = ResidualLinear::Fc2;
         let op = Op::LinearResidual { layer, part, input: inner, residual: after, output: after };
-        let beside = Beside { moments, prepared: None, product: self.product(layer, "fc2", rows, width)? };
+        let beside = Beside { moments, product: self.product(layer, "fc2", rows, width)?, ..Beside::default() };
         self.matrix_step(&format!("{layer}.fc2"), op, beside, computed, mlp, width);
         Ok((after, moments))
     }
@@ -165,7 +170,7 @@ impl Building<'_> {
         };
         let op = Op::Projection { head, hidden, output };
         let computed = Capacity::of(&self.config, self.batch, self.target).projected_rows;
-        let beside = Beside { moments: None, prepared, product };
+        let beside = Beside { prepared, product, ..Beside::default() };
         self.matrix_step("projection", op, beside, computed, inner, outer);
         Ok(())
     }
@@ -194,6 +199,17 @@ impl Building<'_> {
             return Ok(None);
         }
         self.wide_buffer(&format!("{layer}.{part}.product"), rows, width).map(Some)
+    }
+
+    /// Room for what pieces of attention leave, in the form that cuts an image's last queries so: for each ticket and piece
+    /// the sums, maxima and totals of a warpgroup's 128 threads.
+    fn partials(&mut self, layer: LayerId) -> Result<Option<BufferId>> {
+        let rows = self.capacity.attention_tickets.saturating_mul(ATTENTION_PIECES);
+        if rows == 0 {
+            return Ok(None);
+        }
+        let width = 128 * (self.target.head_columns(&self.config) / 2 + Plan::PARTIAL_EXTRA);
+        self.wide_buffer(&format!("{layer}.attention.partials"), rows, width).map(Some)
     }
 
     fn arena_buffer(&mut self, name: &str, rows: usize, width: usize) -> Result<BufferId> {

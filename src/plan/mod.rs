@@ -4,18 +4,22 @@
 //! live buffers overlap, that every read has a writer, and that the FLOPs are those of the closed form.
 
 mod arena;
+mod attention;
 mod build;
 mod capacity;
 mod layout;
 mod target;
+mod timing;
 
 use serde::Serialize;
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
+pub use attention::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, QueryGroup};
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 pub use target::{ATTENTION_QUERIES, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Precision, Target};
+pub use timing::{Spread, StepTiming};
 
 /// A batch that is to be encoded.
 pub(crate) struct Batch<'a> {
@@ -195,12 +199,15 @@ pub struct Beside {
     /// A matrix product in f32, before bias, activation, gate and residual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<BufferId>,
+    /// What pieces of attention leave to be merged, in f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partials: Option<BufferId>,
 }
 
 impl Beside {
     /// The buffers there are.
     pub fn buffers(&self) -> impl Iterator<Item = BufferId> {
-        [self.moments, self.prepared, self.product].into_iter().flatten()
+        [self.moments, self.prepared, self.product, self.partials].into_iter().flatten()
     }
 }
 
@@ -296,6 +303,18 @@ impl Plan {
         self.steps.iter().fold(0, |sum, step| sum.saturating_add(step.flops))
     }
 
+    /// The kinds of steps there are, in order; see [`Step::kind`].
+    pub fn kinds(&self) -> Vec<String> {
+        let mut kinds: Vec<String> = Vec::new();
+        for step in &self.steps {
+            let kind = step.kind();
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
+
     /// The steps that another form's kernel carries out than the target's, each with that form.
     pub fn fallbacks(&self) -> impl Iterator<Item = (&Step, Form)> {
         let form = |step: &'_ Step| step.form.filter(|form| *form != self.target.form);
@@ -310,6 +329,13 @@ impl Plan {
     /// Rows of the embeddings.
     pub fn num_output_rows(&self) -> usize {
         self.batch.num_output_tiles() * self.config.num_tokens()
+    }
+}
+
+impl Step {
+    /// Its name without its layer's number: steps of one kind differ in their weights alone.
+    pub fn kind(&self) -> String {
+        self.name.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Op;
+use super::{AttentionTiling, Op};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 
@@ -89,21 +89,20 @@ impl Target {
     pub(crate) fn form_of(&self, op: &Op) -> Option<Form> {
         match op {
             Op::Patchify { .. } | Op::TilePosition { .. } | Op::TileNorm { .. } => None,
-            Op::PatchEmbedding { .. } | Op::LayerNormLinear { .. } | Op::LinearResidual { .. } => Some(self.form),
+            Op::PatchEmbedding { .. }
+            | Op::LayerNormLinear { .. }
+            | Op::Attention { .. }
+            | Op::LinearResidual { .. } => Some(self.form),
             Op::Projection { hidden, .. } => Some(match self.form {
                 Form::Hopper if hidden.len() >= HOPPER_PROJECTION_STATES => Form::Portable,
-                form => form,
-            }),
-            Op::Attention { .. } => Some(match self.form {
-                Form::Hopper => Form::Portable,
                 form => form,
             }),
         }
     }
 
-    /// Queries that attention takes together at most; see [`ATTENTION_QUERIES`].
-    pub(crate) fn attention_queries(&self) -> usize {
-        ATTENTION_QUERIES
+    /// How attention divides an image's rows, in the form that has groups of queries in place of items.
+    pub(crate) fn attention_tiling(&self, config: &EncoderConfig) -> Option<AttentionTiling> {
+        (self.form == Form::Hopper).then(|| AttentionTiling::of(self.head_columns(config)))
     }
 
     /// Columns that a head takes in queries, keys, values and attention's output. On a GPU they are filled up with

@@ -30,6 +30,7 @@ pub(super) enum Operation {
     NamedBarrierArrive = 19,
     GiveRegisters = 20,
     TakeRegisters = 21,
+    Any = 22,
     /// The thread has done what ends its launch; no instruction.
     Fault = 0xffff_ffff,
 }
@@ -60,6 +61,7 @@ impl Operation {
             Self::NamedBarrierArrive => "named_barrier_arrive",
             Self::GiveRegisters => "give_registers",
             Self::TakeRegisters => "take_registers",
+            Self::Any => "__any_sync",
             Self::Fault => "a fault",
         }
     }

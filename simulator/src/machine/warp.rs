@@ -31,6 +31,10 @@ pub(super) fn perform(request: Request, threads: &[Thread], requests: &[Request;
         Operation::Shuffle | Operation::ShuffleUp | Operation::ShuffleDown | Operation::ShuffleXor => {
             shuffle(request, threads, requests)
         }
+        Operation::Any => {
+            vote(request, requests);
+            Ok(())
+        }
         Operation::StoreMatrices | Operation::StoreMatricesTransposed => {
             // SAFETY: all lanes wait at a store of matrices, so this is what their operands are.
             let lanes = unsafe { operands::<MatrixStore>(requests) };
@@ -72,4 +76,15 @@ fn shuffle(request: Request, threads: &[Thread], requests: &[Request; 32]) -> Re
         operands.value = values[operands.source as usize];
     }
     Ok(())
+}
+
+/// "vote.sync.any" among the lanes of the mask.
+fn vote(request: Request, requests: &[Request; 32]) {
+    let members = || (0..32).filter(|lane| request.mask >> lane & 1 == 1);
+    // SAFETY: the lane waits at a vote, so this is what its operand is.
+    let any = members().any(|lane| unsafe { requests[lane].operands.cast::<u32>().read() } != 0);
+    for lane in members() {
+        // SAFETY: likewise.
+        unsafe { requests[lane].operands.cast::<u32>().write(any.into()) };
+    }
 }

@@ -2,11 +2,14 @@
 
 use super::linear::{batch_of, stride, wide};
 use super::{Bench, Case, Draw, Finding, relative_error, rounded};
-use crate::cuda::abi::{ATTENTION_QUERIES, AttentionItem};
-use crate::cuda::ops::{Array, DeviceBatch, FlashAttention};
+use crate::cuda::abi::{ATTENTION_COUNTERS, ATTENTION_PARTIAL_EXTRA, ATTENTION_QUERIES, AttentionGroup, AttentionItem};
+use crate::cuda::attention_groups::AttentionGroups;
+use crate::cuda::ops::{
+    ALIKE_ATTENTION, Array, AttentionVariant, DeviceBatch, FlashAttention, GroupedQueries, OTHER_ATTENTION, Queries,
+};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::Stack;
+use crate::plan::{ATTENTION_PIECES, AttentionTiling, Form, MultipleRows, Rows, Stack};
 
 /// How much more than the error of a plain computation in the same element types.
 const FACTOR: f64 = 1.1;
@@ -19,12 +22,15 @@ const NUM_HEADS: usize = 2;
 /// An image's rows: so many that see all rows, then those that see only these and stand for so many each.
 type Image = (usize, &'static [usize]);
 
-/// One row; no multiple of any tile; padding whose rows stand for 3 and for 300.
-const BATCHES: [&[Image]; 4] = [
+/// One row; no multiple of any tile; padding whose rows stand for 3 and for 300; several blocks of keys, cut or not, and rows
+/// that stand for several across their borders.
+const BATCHES: [&[Image]; 6] = [
     &[(1, &[])],
     &[(131, &[]), (3, &[]), (65, &[])],
     &[(40, &[3, 3, 3, 300]), (130, &[28])],
     &[(64, &[2; 64]), (129, &[])],
+    &[(710, &[])],
+    &[(190, &[3; 200]), (250, &[28; 30])],
 ];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
@@ -41,6 +47,32 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     };
     variants.map(case).collect()
 }
+
+/// Those of Hopper's other kernels: against float64, and with those that compute the same to the bit.
+pub(super) fn hopper_cases(dtype: Dtype) -> Vec<Case> {
+    let case = |variant: &'static AttentionVariant, images: &'static [Image], shape: &str, run: Variant| Case {
+        kernel: "flash_attention",
+        shape: format!("{}, {shape} of {} images", variant.kernel.suffix, images.len()),
+        run: Box::new(move |bench| {
+            run(&Attention::draw(images, variant.columns, variant.columns, dtype), bench, variant)
+        }),
+    };
+    let others = OTHER_ATTENTION.iter().flat_map(|variant| {
+        BATCHES.map(|images| {
+            case(variant, images, "rows", |attention, bench, variant| attention.run_variant(bench, variant))
+        })
+    });
+    let alike = ALIKE_ATTENTION.iter().flat_map(|variant| {
+        let run: Variant = |attention, bench, variant| attention.compare(bench, [None, Some(variant)]);
+        BATCHES.map(|images| case(variant, images, "the same bits", run))
+    });
+    let run: Variant = |attention, bench, variant| attention.compare(bench, [&OTHER_ATTENTION[0], variant].map(Some));
+    let mixed = BATCHES.map(|images| case(&OTHER_ATTENTION[1], images, "the same bits", run));
+    others.chain(alike).chain(mixed).collect()
+}
+
+/// What is done with one of Hopper's kernels.
+type Variant = fn(&Attention, &Bench, &'static AttentionVariant) -> Result<Finding, CudaError>;
 
 /// The rows of a batch.
 struct Attention {
@@ -71,30 +103,88 @@ impl Attention {
     }
 
     fn run(&self, bench: &Bench) -> Result<Finding, CudaError> {
+        self.hold_against_float64(&self.output(bench, None)?)
+    }
+
+    fn run_variant(&self, bench: &Bench, variant: &AttentionVariant) -> Result<Finding, CudaError> {
+        self.hold_against_float64(&self.output(bench, Some(variant))?)
+    }
+
+    /// Holds two kernels' results against one another: there is no difference.
+    fn compare(&self, bench: &Bench, variants: [Option<&AttentionVariant>; 2]) -> Result<Finding, CudaError> {
+        let [first, second] = [self.output(bench, variants[0])?, self.output(bench, variants[1])?];
+        Ok(Finding { error: relative_error(&second, &wide(&first)), limit: 0.0 })
+    }
+
+    fn hold_against_float64(&self, found: &[f32]) -> Result<Finding, CudaError> {
+        let (expected, plain) = self.references(found.len() / (NUM_HEADS * self.columns));
+        let error = relative_error(found, &expected);
+        Ok(Finding { error, limit: FACTOR * relative_error(&plain, &expected) + NOISE })
+    }
+
+    /// What the form's kernel makes of it, or another kernel of Hopper.
+    fn output(&self, bench: &Bench, variant: Option<&AttentionVariant>) -> Result<Vec<f32>, CudaError> {
         let width = NUM_HEADS * self.columns;
-        let (items, logarithms) = self.items();
+        let (items, mut logarithms) = self.items();
         let rows = logarithms.len();
         let qkv = bench.matrix(&self.qkv, 3 * width, stride(3 * width), self.dtype)?;
         let output = bench.output(rows, width, stride(width), self.dtype)?;
-        let mut padded = logarithms;
         // As many as the output's view has rows.
-        padded.resize(output.view().rows, f32::NAN);
-        let (item_memory, logarithms) = (bench.upload(&items)?, bench.upload(&padded)?);
-        let batch = batch_of(bench, items.len(), 0)?;
+        logarithms.resize(output.view().rows, f32::NAN);
+        let len = logarithms.len();
+        let logarithms = bench.upload(&logarithms)?;
+        let is_grouped = bench.launcher().form() == Form::Hopper;
+        let tiling = variant.map_or(AttentionTiling::of(self.columns), |variant| variant.tiling);
+        let (groups, num_tickets) = self.groups(tiling);
+        let num_items = if is_grouped { groups.len() } else { items.len() };
+        let (items, groups) = (bench.upload(&items)?, bench.upload(&groups)?);
+        let num_counters = ATTENTION_COUNTERS as usize + num_tickets;
+        let counters = bench.upload(&vec![0u32; num_counters])?;
+        let partial = 128 * (self.columns / 2 + ATTENTION_PARTIAL_EXTRA as usize);
+        let partials = bench.output(num_tickets * ATTENTION_PIECES, partial, partial, Dtype::F32)?;
+        let batch = batch_of(bench, num_items, 0)?;
         let op = FlashAttention {
-            num_items: DeviceBatch::new(&batch, 0).num_attention_items(Stack::Transformer, items.len()),
-            items: Array::new(&item_memory, 0, items.len()),
-            log2_multiplicity: Array::new(&logarithms, 0, padded.len()),
+            num_items: DeviceBatch::new(&batch, 0).num_attention_items(Stack::Transformer, num_items),
+            queries: match is_grouped {
+                true => Queries::Groups(GroupedQueries {
+                    groups: Array::new(&groups, 0, num_items),
+                    counters: Array::new(&counters, 0, num_counters),
+                    partials: Some(partials.values()),
+                }),
+                false => Queries::Items(Array::new(&items, 0, num_items)),
+            },
+            log2_multiplicity: Array::new(&logarithms, 0, len),
             qkv: qkv.view(),
             output: output.view(),
             num_heads: NUM_HEADS,
             head_dim: self.head_dim,
         };
-        op.launch(&bench.launcher())?;
+        match variant {
+            Some(variant) => op.launch_variant(variant, &bench.launcher())?,
+            None => op.launch(&bench.launcher())?,
+        }
+        let mut found = bench.result(&output, rows)?;
+        // The next launch is to find them as this one did.
+        if bench.download::<u32>(&counters)?.iter().any(|counter| *counter != 0) {
+            found.fill(f32::NAN);
+        }
+        Ok(found)
+    }
 
-        let (expected, plain) = self.references(rows);
-        let error = relative_error(&bench.result(&output, rows)?, &expected);
-        Ok(Finding { error, limit: FACTOR * relative_error(&plain, &expected) + NOISE })
+    /// The queries as Hopper's kernels take them, and how many tickets their pieces draw.
+    fn groups(&self, tiling: AttentionTiling) -> (Vec<AttentionGroup>, usize) {
+        let (mut groups, mut first) = (AttentionGroups::default(), 0);
+        for (real, padding) in self.images {
+            let multiple = |(row, multiplicity): (usize, &usize)| MultipleRows {
+                rows: real + row..real + row + 1,
+                multiplicity: *multiplicity,
+            };
+            let multiples = padding.iter().enumerate().map(multiple).collect();
+            let rows = Rows { len: real + padding.len(), all_seeing: *real, multiples };
+            groups.push(tiling, &rows, NUM_HEADS, first);
+            first += rows.len;
+        }
+        groups.table(NUM_HEADS)
     }
 
     /// Who sees whom, and log2 of each row's multiplicity; NaN where it must not be read.

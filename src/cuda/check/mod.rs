@@ -69,7 +69,8 @@ fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
     ];
     let shared = shared.into_iter().filter(|_| form == Form::Portable);
     let others = std::iter::once(flash_attention::cases as fn(Dtype) -> Vec<Case>).chain(shared);
-    products.chain(others.flat_map(|cases| cases(dtype))).collect()
+    let hopper = (form == Form::Hopper).then(|| flash_attention::hopper_cases(dtype));
+    products.chain(others.flat_map(|cases| cases(dtype))).chain(hopper.into_iter().flatten()).collect()
 }
 
 /// The case in every tiling of a product: the largest error, and NaN where two tilings give different bits.

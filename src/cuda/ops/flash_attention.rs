@@ -1,7 +1,8 @@
 //! Softmax attention over ragged sequences.
 
 use super::rows::number;
-use super::{Array, Count, Kernel, Launcher, Matrix};
+use super::sm90::flash_attention::GroupedQueries;
+use super::{Array, AttentionVariant, Count, Kernel, Launcher, Matrix, sm90};
 use crate::cuda::abi;
 use crate::error::CudaError;
 
@@ -25,10 +26,20 @@ const fn head_size(suffix: &'static str, size: u32) -> Kernel {
     Kernel { file: "flash_attention", name: "flash_attention", suffix, block: abi::ATTENTION_THREADS, shared_bytes }
 }
 
+/// The queries of a batch, as the form takes them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Queries<'m> {
+    /// A block an item and head.
+    Items(Array<'m, abi::AttentionItem>),
+    /// On Hopper, what blocks take from one after another.
+    Groups(GroupedQueries<'m>),
+}
+
 /// `output = softmax(q·kᵀ/√d + ln multiplicity)·v`, head by head.
 pub(crate) struct FlashAttention<'m> {
+    /// Items, or groups.
     pub(crate) num_items: Count<'m>,
-    pub(crate) items: Array<'m, abi::AttentionItem>,
+    pub(crate) queries: Queries<'m>,
     /// Base 2, one a row.
     pub(crate) log2_multiplicity: Array<'m, f32>,
     /// `[rows, 3·H·columns of a head]`.
@@ -44,27 +55,65 @@ impl FlashAttention<'_> {
     /// Gives the launch to `on`'s stream.
     pub(crate) fn launch(&self, on: &Launcher) -> Result<(), CudaError> {
         let columns = self.output.width / self.num_heads;
-        let kernel = columns.checked_div(STEP).and_then(|steps| KERNELS.get(steps.checked_sub(1)?));
-        let Some(kernel) = kernel else { panic!("no kernel for heads of {columns}") };
+        let size = columns.checked_div(STEP).and_then(|steps| steps.checked_sub(1));
+        match &self.queries {
+            Queries::Items(items) => {
+                let Some(kernel) = size.and_then(|size| KERNELS.get(size)) else {
+                    panic!("no kernel for heads of {columns}")
+                };
+                self.check(columns, on);
+                self.launch_items(*items, kernel, on)
+            }
+            Queries::Groups(_) => {
+                let Some(variant) = size.and_then(|size| sm90::flash_attention::IN_USE.get(size)) else {
+                    panic!("no kernel for heads of {columns}")
+                };
+                self.launch_variant(variant, on)
+            }
+        }
+    }
+
+    /// Gives the launch of one of Hopper's kernels to `on`'s stream.
+    pub(crate) fn launch_variant(&self, variant: &AttentionVariant, on: &Launcher) -> Result<(), CudaError> {
+        let Queries::Groups(queries) = &self.queries else { panic!("items, for a kernel that takes groups") };
+        self.check(variant.columns, on);
+        sm90::flash_attention::launch(self, queries, variant, on)
+    }
+
+    /// What every form asks of its views.
+    fn check(&self, columns: usize, on: &Launcher) {
         assert!(columns.is_multiple_of(STEP) && columns >= self.head_dim, "heads of {} in {columns}", self.head_dim);
         self.output.require("output", 0, self.num_heads * columns, on.dtype());
         self.qkv.require("qkv", self.output.rows, 3 * self.output.width, on.dtype());
-        self.items.require("items", self.num_items.capacity);
         self.log2_multiplicity.require("log2_multiplicity", self.output.rows);
+    }
+
+    /// What a score is multiplied by, for a softmax in base 2.
+    pub(super) fn scale_log2(&self) -> f32 {
+        (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32
+    }
+
+    fn launch_items(
+        &self,
+        items: Array<'_, abi::AttentionItem>,
+        kernel: &Kernel,
+        on: &Launcher,
+    ) -> Result<(), CudaError> {
+        items.require("items", self.num_items.capacity);
         let params = abi::FlashAttentionParams {
             num_items: self.num_items.pointer(),
-            items: self.items.pointer(),
+            items: items.pointer(),
             log2_multiplicity: self.log2_multiplicity.pointer(),
             qkv: self.qkv.pointer(),
             output: self.output.pointer(),
-            scale_log2: (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32,
+            scale_log2: self.scale_log2(),
             num_heads: number(self.num_heads),
             qkv_stride: number(self.qkv.stride),
             output_stride: number(self.output.stride),
         };
         let grid = [number(self.num_items.capacity), number(self.num_heads), 1];
-        // SAFETY: the params are this kernel's, and the views were checked above; items name rows of the batch, which
-        // the views have room for.
+        // SAFETY: the params are this kernel's, and the views were checked; items name rows of the batch, which the views
+        // have room for.
         unsafe { on.launch(kernel, grid, &params) }
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct GemmShape {
 
 impl GemmShape {
     /// The number of the tiling that takes the least time: the multiprocessor with most tiles decides.
-    fn tiling(self, num_multiprocessors: u32) -> usize {
+    pub(super) fn tiling(self, num_multiprocessors: u32) -> usize {
         let time = |tiling: &Tiling| {
             let tiles = self.rows.div_ceil(tiling.rows) * self.outputs.div_ceil(tiling.columns);
             let turns = tiles.div_ceil(num_multiprocessors as usize);

@@ -26,7 +26,7 @@ mod tile_position;
 mod view;
 
 pub(crate) use bias_activation::BiasActivation;
-pub(crate) use flash_attention::FlashAttention;
+pub(crate) use flash_attention::{FlashAttention, Queries};
 pub(crate) use fold_norm::FoldNorm;
 pub(crate) use gated_residual::GatedResidual;
 pub(crate) use gather_rows::GatherRows;
@@ -39,6 +39,9 @@ pub(crate) use patchify::Patchify;
 pub(crate) use place_weight::{Groups, PlaceWeight};
 pub(crate) use projection::Projection;
 pub(crate) use scatter_embeddings::ScatterEmbeddings;
+pub(crate) use sm90::flash_attention::{
+    ALIKE as ALIKE_ATTENTION, GroupedQueries, OTHERS as OTHER_ATTENTION, Variant as AttentionVariant,
+};
 pub(crate) use tile_norm::TileNorm;
 pub(crate) use tile_position::TilePosition;
 pub(crate) use view::{Array, Count, DeviceBatch, Matrix};
@@ -51,6 +54,20 @@ pub(crate) fn tilings(form: Form) -> &'static [&'static str] {
         Form::Portable => &gemm::NAMES,
         Form::Hopper => &sm90::gemm::NAMES,
         Form::Cpu | Form::Cublas => &[],
+    }
+}
+
+/// The name of the tiling that a product `[rows, inputs] · [inputs, outputs]` takes where nothing was measured.
+pub(crate) fn predicted_tiling(
+    form: Form,
+    [rows, inputs, outputs]: [usize; 3],
+    num_multiprocessors: u32,
+) -> Option<&'static str> {
+    let shape = gemm::GemmShape { rows, inputs, outputs };
+    match form {
+        Form::Portable => gemm::NAMES.get(shape.tiling(num_multiprocessors)).copied(),
+        Form::Hopper => sm90::gemm::NAMES.get(sm90::gemm::predicted(shape, num_multiprocessors)).copied(),
+        Form::Cpu | Form::Cublas => None,
     }
 }
 
@@ -82,6 +99,7 @@ pub(crate) fn all(form: Form) -> impl Iterator<Item = &'static Kernel> {
         &linear_residual::HOPPER_KERNELS,
         &projection::HOPPER_KERNELS,
     ];
-    let hopper = hopper.into_iter().flatten().filter(move |_| form == Form::Hopper);
+    let hopper = hopper.into_iter().flatten().chain(sm90::flash_attention::kernels());
+    let hopper = hopper.filter(move |_| form == Form::Hopper);
     rows.into_iter().chain(&flash_attention::KERNELS).chain(products.into_iter().flatten()).chain(hopper)
 }

@@ -73,7 +73,7 @@ impl<'a> Product<'a> {
         shape: GemmShape,
         on: &'a Launcher<'a>,
     ) -> Self {
-        let tiling = on.tiling().unwrap_or_else(|| predicted(row_tiles, shape, num_multiprocessors(on)));
+        let tiling = on.tiling().unwrap_or_else(|| fastest(row_tiles, shape, num_multiprocessors(on)));
         Self { kernels, tiling, row_tiles, shape, on }
     }
 
@@ -132,8 +132,13 @@ fn num_multiprocessors(on: &Launcher) -> u32 {
     on.stream().context().model().num_multiprocessors
 }
 
+/// The number of the tiling that a product takes where nothing was measured.
+pub(in super::super) fn predicted(shape: GemmShape, num_multiprocessors: u32) -> usize {
+    fastest(shape.rows.div_ceil(ROWS), shape, num_multiprocessors)
+}
+
 /// The number of the tiling that takes the least time: the multiprocessor with most tiles decides.
-fn predicted(row_tiles: usize, shape: GemmShape, num_multiprocessors: u32) -> usize {
+fn fastest(row_tiles: usize, shape: GemmShape, num_multiprocessors: u32) -> usize {
     let time = |tiling: &Tiling| {
         let tiles = row_tiles * shape.outputs.div_ceil(tiling.columns);
         let turns = tiles.div_ceil(num_multiprocessors as usize);
@@ -150,7 +155,7 @@ mod tests {
     #[test]
     fn tiles_follow_from_waves() {
         let suffix = |rows: usize, inputs, outputs| {
-            TILINGS[predicted(rows.div_ceil(ROWS), GemmShape { rows, inputs, outputs }, 132)].suffix
+            TILINGS[fastest(rows.div_ceil(ROWS), GemmShape { rows, inputs, outputs }, 132)].suffix
         };
         assert_eq!(suffix(6404, 1280, 3840), "_128x256", "765 tiles, six turns of which 97 % are full");
         assert_eq!(suffix(1601, 1280, 1280), "_128x128", "65 of the larger would leave half idle");

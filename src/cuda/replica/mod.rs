@@ -1,14 +1,16 @@
 //! One GPU with all it needs to encode: weights, arena, and the graphs recorded so far.
 
+mod measuring;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::batch::BatchTables;
 use super::cublas::Cublas;
-use super::driver::{Context, DeviceMemory, Event, Graph, Stream};
+use super::driver::{Context, DeviceMemory, Graph};
 use super::lower::Lowering;
-use super::ops::{self, Kernels, Launcher};
+use super::ops::{Kernels, Launcher};
 use super::slot::{Slot, Streams};
 use super::tuning::Tuning;
 use super::weights::DeviceWeights;
@@ -159,66 +161,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Measures the tilings of every operation of these batches that is not known yet, and keeps what was found. Before the
-    /// first batch; shapes beyond the capacity are left to the prediction.
-    ///
-    /// # Errors
-    /// Those of the GPU.
-    pub(super) fn tune(&mut self, shapes: &[BatchShape]) -> Result<(), Error> {
-        self.context.bind()?;
-        let mut tuning = self.tuning.clone();
-        for shape in shapes {
-            let plan = Plan::with_capacity(&self.config, shape, self.capacity_for(shape), self.target)?;
-            let is_known = plan.steps.iter().all(|step| tuning.knows(&plan, step));
-            if is_known || !self.capacity.covers(&plan.capacity) || self.arena.len() < plan.arena_bytes {
-                continue;
-            }
-            self.fill_arena()?;
-            let tables = BatchTables::new(plan.capacity, self.target);
-            let mut bytes = vec![0; tables.bytes];
-            let slot = &self.slots[0];
-            tables.write(&self.config, shape, [slot.pixels.address(), slot.embeddings.address()], &mut bytes);
-            self.descriptor.write(0, &bytes, &self.streams.compute)?;
-            let lowering = self.lowering(&plan, &tables);
-            for step in &plan.steps {
-                if tuning.knows(&plan, step) {
-                    continue;
-                }
-                let tilings = ops::tilings(step.form.unwrap_or(self.target.form));
-                let seconds = (0..tilings.len()).map(|tiling| {
-                    let launcher = lowering.launcher.with_tiling(Some(tiling));
-                    let lowering = Lowering { launcher, ..lowering };
-                    Ok(measure(&self.context, &self.streams.compute, || lowering.step(step))?)
-                });
-                let seconds = seconds.collect::<Result<Vec<f64>, Error>>()?;
-                tuning.choose(&plan, step, &seconds);
-            }
-        }
-        self.tuning = tuning;
-        // Where it cannot be kept it is measured again at the next start, and nothing else is lost.
-        let _ = self.tuning.keep();
-        Ok(())
-    }
-
-    /// Fills the arena with finite numbers without a pattern: a GPU is faster on zeros than on what it will meet.
-    fn fill_arena(&mut self) -> Result<(), CudaError> {
-        const BLOCK_BYTES: usize = 1 << 20;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Sign and fraction at random, exponents from 2^-8 to 1 in both 16-bit types.
-            let bits = (state >> 48) as u16;
-            bits & 0x83ff | 0x3800
-        };
-        let block: Vec<u16> = std::iter::repeat_with(&mut noise).take(BLOCK_BYTES / 2).collect();
-        let block: &[u8] = bytemuck::cast_slice(&block);
-        for start in (0..self.arena.len()).step_by(BLOCK_BYTES) {
-            let len = BLOCK_BYTES.min(self.arena.len() - start);
-            self.arena.write(start, &block[..len], &self.streams.compute)?;
-        }
-        Ok(())
-    }
-
     /// The number of the graph for `capacity`, recorded now if it is the first time.
     fn record(&mut self, capacity: Capacity, batch: &Batch) -> Result<usize, Error> {
         self.num_uses += 1;
@@ -345,29 +287,6 @@ impl Replica {
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
         if shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }
-}
-
-/// Seconds of one launch that `give` gives to `stream`: the least of three rounds of four, after one that does not count.
-fn measure(
-    context: &Arc<Context>,
-    stream: &Stream,
-    give: impl Fn() -> Result<(), CudaError>,
-) -> Result<f64, CudaError> {
-    const ROUNDS: usize = 3;
-    const LAUNCHES: usize = 4;
-    let (start, end) = (Event::timed(context)?, Event::timed(context)?);
-    give()?;
-    let mut least = f64::INFINITY;
-    for _ in 0..ROUNDS {
-        start.record(stream)?;
-        for _ in 0..LAUNCHES {
-            give()?;
-        }
-        end.record(stream)?;
-        end.synchronize()?;
-        least = least.min(end.seconds_since(&start)? / LAUNCHES as f64);
-    }
-    Ok(least)
 }
 
 /// Slots and descriptor for batches that `capacity` covers.

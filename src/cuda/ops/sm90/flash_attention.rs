@@ -1,0 +1,191 @@
+//! Softmax attention on Hopper: what is particular to it. The operation checks its views before.
+
+use crate::cuda::abi;
+use crate::cuda::driver::{Swizzle, Tiled};
+use crate::cuda::ops::flash_attention::FlashAttention;
+use crate::cuda::ops::rows::number;
+use crate::cuda::ops::{Array, Kernel, Launcher, Matrix};
+use crate::error::CudaError;
+use crate::plan::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling};
+
+/// What the groups of a batch need on the GPU.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupedQueries<'m> {
+    pub(crate) groups: Array<'m, abi::AttentionGroup>,
+    /// The schedule's, then the tickets; zeros before and after.
+    pub(crate) counters: Array<'m, u32>,
+    /// f32, a row for each ticket and piece; none where nothing is cut.
+    pub(crate) partials: Option<Matrix<'m>>,
+}
+
+/// How a block of keys lies in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyForm {
+    /// As queries and values do.
+    Uniform,
+    /// Of heads of 80, 64 columns and 16.
+    Mixed,
+}
+
+/// One of the kernels.
+#[derive(Debug)]
+pub(crate) struct Variant {
+    pub(crate) kernel: Kernel,
+    /// Columns of a head.
+    pub(crate) columns: usize,
+    pub(crate) tiling: AttentionTiling,
+    key_form: KeyForm,
+}
+
+impl Variant {
+    const fn new(file: &'static str, suffix: &'static str, columns: usize, tiling: AttentionTiling) -> Self {
+        let block = (tiling.rows / ATTENTION_TILE + 1) as u32 * 128;
+        let shared_bytes = abi::ATTENTION_HOPPER_SHARED_BYTES;
+        let kernel = Kernel { file, name: "flash_attention", suffix, block, shared_bytes };
+        Self { kernel, columns, tiling, key_form: KeyForm::Uniform }
+    }
+
+    const fn of_head(suffix: &'static str, columns: usize) -> Self {
+        Self::new("sm90/flash_attention", suffix, columns, AttentionTiling::of(columns))
+    }
+
+    const fn sweep(suffix: &'static str, rows: usize, keys: usize) -> Self {
+        Self::new("sm90/flash_attention_sweep", suffix, 80, AttentionTiling { rows, keys })
+    }
+
+    const fn mixed(self) -> Self {
+        Self { key_form: KeyForm::Mixed, ..self }
+    }
+}
+
+/// The one in use for each head size.
+pub(crate) static IN_USE: [Variant; 8] = [
+    Variant::of_head("_16", 16),
+    Variant::of_head("_32", 32),
+    Variant::of_head("_48", 48),
+    Variant::of_head("_64", 64),
+    Variant::of_head("_80", 80),
+    Variant::of_head("_96", 96),
+    Variant::of_head("_112", 112),
+    Variant::of_head("_128", 128),
+];
+
+/// Others that give the same bits as the one in use for their head size.
+pub(crate) static ALIKE: [Variant; 2] =
+    [Variant::of_head("_80_mixed", 80).mixed(), Variant::sweep("_80_always", 192, 112)];
+
+/// Others that a sweep compares, and that give bits of their own, both the same.
+pub(crate) static OTHERS: [Variant; 2] =
+    [Variant::sweep("_80_128x176", 128, 176), Variant::sweep("_80_128x176_mixed", 128, 176).mixed()];
+
+/// Every kernel of these.
+pub(in crate::cuda::ops) fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    IN_USE.iter().chain(&ALIKE).chain(&OTHERS).map(|variant| &variant.kernel)
+}
+
+/// Columns that lie together in shared memory: the widest power of two up to 64 that divides a head.
+fn chunk_columns(columns: usize) -> usize {
+    1 << columns.trailing_zeros().min(6)
+}
+
+fn swizzle(columns: usize) -> Swizzle {
+    match columns {
+        16 => Swizzle::Bytes32,
+        32 => Swizzle::Bytes64,
+        64 => Swizzle::Bytes128,
+        _ => unreachable!("columns that lie together are 16, 32 or 64"),
+    }
+}
+
+/// A matrix of heads, whose boxes are some columns of so many rows of one head.
+struct Heads<'m> {
+    matrix: Matrix<'m>,
+    /// Of a head.
+    columns: usize,
+    box_rows: usize,
+}
+
+impl Heads<'_> {
+    /// Whole heads, as chunks of columns that lie together.
+    fn chunks(&self) -> Result<abi::TensorMap, CudaError> {
+        let chunk = chunk_columns(self.columns);
+        self.part(0, chunk, chunk, self.columns / chunk)
+    }
+
+    /// `chunk` columns from `first` on of each head, and of the next `distance` columns further; so many of these in a box.
+    fn part(&self, first: usize, chunk: usize, distance: usize, count: usize) -> Result<abi::TensorMap, CudaError> {
+        let Matrix { address, rows, width, stride, dtype, .. } = self.matrix;
+        let tensor = Tiled {
+            address: address + (first * dtype.size()) as u64,
+            dtype,
+            extents: [chunk, rows, width / distance],
+            strides: [1, stride, distance],
+            boxes: [chunk, self.box_rows, count],
+            swizzle: swizzle(chunk),
+        };
+        tensor.encode()
+    }
+}
+
+/// The logarithms, for boxes of so many.
+fn logarithms(array: Array<'_, f32>, keys: usize) -> Result<abi::TensorMap, CudaError> {
+    let tensor = Tiled {
+        address: array.address,
+        dtype: crate::dtype::Dtype::F32,
+        extents: [array.len, 1],
+        strides: [1, array.len.next_multiple_of(4)],
+        boxes: [keys, 1],
+        swizzle: Swizzle::None,
+    };
+    tensor.encode()
+}
+
+/// Gives the launch to `on`'s stream.
+pub(in crate::cuda::ops) fn launch(
+    op: &FlashAttention<'_>,
+    queries: &GroupedQueries<'_>,
+    variant: &Variant,
+    on: &Launcher<'_>,
+) -> Result<(), CudaError> {
+    let (columns, AttentionTiling { rows, keys }) = (variant.columns, variant.tiling);
+    assert_eq!(op.output.width, op.num_heads * columns, "heads of another kernel");
+    queries.groups.require("groups", op.num_items.capacity);
+    let num_tickets = (queries.counters.len)
+        .checked_sub(abi::ATTENTION_COUNTERS as usize)
+        .unwrap_or_else(|| panic!("{} counters", queries.counters.len));
+    if num_tickets > 0 {
+        let Some(partials) = queries.partials else { panic!("tickets, and no room for what they are for") };
+        let width = 128 * (columns / 2 + abi::ATTENTION_PARTIAL_EXTRA as usize);
+        partials.require("partials", num_tickets * ATTENTION_PIECES, width, crate::dtype::Dtype::F32);
+        assert_eq!(partials.stride, width, "partials without gaps");
+    }
+    let heads = |matrix, box_rows| Heads { matrix, columns, box_rows };
+    let values = heads(op.qkv, keys);
+    let (key_map, key_tails) = match variant.key_form {
+        KeyForm::Uniform => (values.chunks()?, values.chunks()?),
+        KeyForm::Mixed => (values.part(0, 64, columns, 1)?, values.part(64, 16, columns, 1)?),
+    };
+    let params = abi::HopperAttentionParams {
+        queries: heads(op.qkv, ATTENTION_TILE).chunks()?,
+        keys: key_map,
+        key_tails,
+        values: values.chunks()?,
+        log2_multiplicity: logarithms(op.log2_multiplicity, keys)?,
+        output_tiles: heads(op.output, ATTENTION_TILE).chunks()?,
+        num_groups: op.num_items.pointer(),
+        groups: queries.groups.pointer(),
+        counters: queries.counters.pointer(),
+        partials: queries.partials.map_or(std::ptr::null_mut(), |partials| partials.pointer().cast()),
+        output: op.output.pointer(),
+        scale_log2: op.scale_log2(),
+        num_heads: number(op.num_heads),
+        output_stride: number(op.output.stride),
+    };
+    // A block a multiprocessor, and no more than there can be works.
+    let items = ATTENTION_PIECES * (op.output.rows / rows + op.num_items.capacity);
+    let multiprocessors = on.stream().context().model().num_multiprocessors;
+    let grid = [multiprocessors.min(number(items * op.num_heads)), 1, 1];
+    // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views have
+    // room for, and tickets that there are counters and partials for.
+    unsafe { on.launch(&variant.kernel, grid, &params) }
+}
