@@ -297,6 +297,8 @@ struct Consumer {
     __device__ __forceinline__ void skip(uint32_t num_slabs) {
         for (uint32_t slab = 0; slab < num_slabs; ++slab) {
             mbarrier_wait(memory.full(position.stage), position.parity);
+            // All lanes have seen the phase before one says so: the next one of this parity would look the same.
+            __syncwarp();
             release(position.stage);
             position.advance();
         }

@@ -37,7 +37,9 @@ const SUM_NOISE: f64 = 2e-6;
 
 #[test]
 fn patch_embedding_is_the_product() {
-    for (rows, inputs, outputs) in [(1, 588, 160), (130, 588, 33), (75, 12, 7), (64, 33, 132), (257, 147, 264)] {
+    for (rows, inputs, outputs) in
+        [(1, 588, 160), (130, 588, 33), (75, 12, 7), (64, 33, 132), (257, 147, 264), (30, 1100, 300)]
+    {
         for (dtype, form) in variants() {
             let mut draw = Draw((rows * outputs) as u64);
             let input = draw.stream(rows, inputs, dtype);

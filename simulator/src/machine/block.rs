@@ -261,7 +261,10 @@ impl<'a> Block<'a> {
                 ready |= u32::from(self.hopper().is_complete(barrier, parity)) << lane;
             }
             if ready != 0 {
-                self.warps[warp].runnable = ready;
+                // Lanes that wait for the same may see it at different times.
+                let some = ready & self.random.next() as u32;
+                let seeded = self.launch.adversary.order == Order::Seeded;
+                self.warps[warp].runnable = if seeded && some != 0 && self.random.coin() { some } else { ready };
                 continue;
             }
             let Some(request) = complete(requests, waiting, at_barriers) else {
