@@ -131,6 +131,19 @@ extern "C" __global__ void __launch_bounds__(32) shuffle_once(const __grid_const
     params.values[lane] = value;
 }
 
+struct VoteParams {
+    const uint32_t* holds;  // [32]
+    uint32_t* any;          // [32]; lanes outside of the mask leave theirs alone
+    uint32_t mask;
+};
+
+extern "C" __global__ void __launch_bounds__(32) vote_once(const __grid_constant__ VoteParams params) {
+    const uint32_t lane = threadIdx.x;
+    if ((params.mask >> lane & 1u) != 0) {
+        params.any[lane] = static_cast<uint32_t>(__any_sync(params.mask, params.holds[lane] == 7));
+    }
+}
+
 struct ConvertParams {
     const float* wide;   // [num_values]
     uint16_t* bf16;      // [num_values]

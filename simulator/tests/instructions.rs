@@ -212,6 +212,24 @@ fn shuffles_take_from_their_source() {
     assert_eq!(shuffle(3, 1, 4, 0x0000_ff00), lanes(|lane| if lane / 8 == 1 { lane ^ 1 } else { lane }));
 }
 
+#[test]
+fn a_vote_is_of_the_lanes_of_its_mask() {
+    let vote = |holding: &[usize], mask: u32| -> Vec<u32> {
+        let holds: Vec<u32> = (0..32).map(|lane| if holding.contains(&lane) { 7 } else { lane as u32 % 7 }).collect();
+        let (holds, any) = (Buffer::of(&holds), Buffer::of(&[9u32; 32]));
+        let params = Params::new().buffer(&holds).buffer(&any).u32(mask);
+        Kernel::named("vote_once").seed(mask.into()).run(&params).unwrap();
+        any.read()
+    };
+    let lanes = |any: fn(u32) -> u32| (0..32).map(any).collect::<Vec<_>>();
+    assert_eq!(vote(&[], u32::MAX), [0; 32]);
+    assert_eq!(vote(&[31], u32::MAX), [1; 32]);
+    assert_eq!(vote(&[0, 5, 17], u32::MAX), [1; 32]);
+    // Lane 20 is not asked.
+    assert_eq!(vote(&[20], 0x0000_ff00), lanes(|lane| if lane / 8 == 1 { 0 } else { 9 }));
+    assert_eq!(vote(&[12, 20], 0x0000_ff00), lanes(|lane| if lane / 8 == 1 { 1 } else { 9 }));
+}
+
 /// Values, and the bits that they have as bf16 and as fp16.
 const CONVERSIONS: [(f32, u16, u16); 22] = [
     (0.0, 0x0000, 0x0000),
