@@ -51,18 +51,22 @@ struct Consumer {
         return shared_address(dynamic_shared()) + offset + 8 * stage;
     }
 
-    // A warpgroup without rows gives back what the others read.
+    // A warpgroup without rows gives back what the others read. All lanes have seen a phase before it is given back: one that
+    // was late could take a later phase of the same parity for it.
     __device__ __forceinline__ void pass(const AttentionWork& work) {
         mbarrier_wait(barrier(Tiling::QUERIES_FULL, 0), queries_parity);
+        __syncwarp();
         release(barrier(Tiling::QUERIES_EMPTY, 0));
 #pragma unroll 1
         for (uint32_t key = work.first_key; key < work.end_key; key += Tiling::KEYS) {
             mbarrier_wait(barrier(Tiling::KEYS_FULL, keys.stage), keys.parity);
+            __syncwarp();
             release(barrier(Tiling::KEYS_EMPTY, keys.stage));
             mbarrier_wait(barrier(Tiling::VALUES_FULL, values.stage), values.parity);
             if (work.end_key - key < Tiling::KEYS) {
                 clear_values<Tiling>(values.stage, work.end_key - key);
             }
+            __syncwarp();
             release(barrier(Tiling::VALUES_EMPTY, values.stage));
             keys.advance();
             values.advance();
