@@ -192,10 +192,15 @@ impl Encoder {
     /// # Errors
     /// Those of the aspect ratio.
     pub fn plan(&self, aspect_ratios: &[[usize; 2]]) -> Result<Plan> {
+        Plan::build(&self.config, &self.batch_shape(aspect_ratios)?, self.backend.target())
+    }
+
+    /// The rows of pictures of these aspect ratios.
+    fn batch_shape(&self, aspect_ratios: &[[usize; 2]]) -> Result<BatchShape> {
         let layout =
             |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
         let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
-        Plan::build(&self.config, &BatchShape { images }, self.backend.target())
+        Ok(BatchShape { images })
     }
 
     /// Measures what is best for one image of each number of tiles, and for a full batch.
@@ -230,10 +235,7 @@ impl Encoder {
     /// [`InputError::Unavailable`] for an encoder on the CPU, and for times of a simulated GPU; those of the aspect ratios;
     /// [`Error::Cuda`].
     pub fn time_steps(&mut self, aspect_ratios: &[[usize; 2]], timed: bool) -> Result<Vec<StepTiming>> {
-        let layout =
-            |(number, &aspect_ratio): (usize, &[usize; 2])| self.rules(|rules| rules.picture(aspect_ratio, number));
-        let images = aspect_ratios.iter().enumerate().map(layout).collect::<Result<_>>()?;
-        let shape = BatchShape { images };
+        let shape = self.batch_shape(aspect_ratios)?;
         match &mut self.backend {
             #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.time_steps(&shape, timed),

@@ -29,6 +29,7 @@ impl Replica {
     pub(in crate::cuda) fn tune(&mut self, shapes: &[BatchShape]) -> Result<(), Error> {
         self.context.bind()?;
         let mut tuning = self.tuning.clone();
+        let mut is_new = false;
         for shape in shapes {
             let plan = Plan::with_capacity(&self.config, shape, self.capacity_for(shape), self.target)?;
             let is_known = plan.steps.iter().all(|step| tuning.knows(&plan, step));
@@ -49,11 +50,14 @@ impl Replica {
                 });
                 let seconds = seconds.collect::<Result<Vec<f64>, Error>>()?;
                 tuning.choose(&plan, step, &seconds);
+                is_new = true;
             }
         }
         self.tuning = tuning;
-        // Where it cannot be kept it is measured again at the next start, and nothing else is lost.
-        let _ = self.tuning.keep();
+        if is_new {
+            // Where it cannot be kept it is measured again at the next start, and nothing else is lost.
+            let _ = self.tuning.keep();
+        }
         Ok(())
     }
 
