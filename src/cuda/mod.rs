@@ -13,6 +13,8 @@ mod cublas;
 mod driver;
 pub mod fatbin;
 mod lower;
+#[cfg(test)]
+mod machine_code;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
 #[cfg(test)]

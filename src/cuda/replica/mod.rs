@@ -293,7 +293,12 @@ impl Replica {
 
     /// The capacity of the graph that a batch takes.
     fn capacity_for(&self, shape: &BatchShape) -> Capacity {
-        let exact = Capacity::of(&self.config, shape, self.target);
+        self.capacity_on(self.target, shape)
+    }
+
+    /// The same for a plan of another target.
+    fn capacity_on(&self, target: Target, shape: &BatchShape) -> Capacity {
+        let exact = Capacity::of(&self.config, shape, target);
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
         if shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }
