@@ -132,7 +132,9 @@ impl CudaBackend {
         let landed = self.replicas[replica].finish(slot, &mut embeddings);
         pending.place = Place::Landed(landed.map(|times| (embeddings, times)));
         self.flights.0.push(pending);
-        self.flights.0.retain(|pending| pending.owner.strong_count() > 0 || matches!(pending.place, Place::Slot { .. }));
+        self.flights
+            .0
+            .retain(|pending| pending.owner.strong_count() > 0 || matches!(pending.place, Place::Slot { .. }));
     }
 }
 
