@@ -1,6 +1,7 @@
 //! `POST /v1/encode`: a picture in, a safetensors file out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -34,6 +35,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     visit.received();
     let place = visit.place.clone();
     let answer = visit.pictures(vec![file]).await?;
+    let begin = Instant::now();
     let model = &service.model;
     let head = output::safetensors_head(
         &answer,
@@ -48,12 +50,12 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("preprocess", model.preprocessor.as_ref().map_or("", |p| p.preprocess().name()).to_string()),
         ],
     );
-    let timing = answer.timing.header();
+    let timing = answer.timing;
     let pieces = [head, output::embeddings(answer.reply, dtype)].into();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Ok(timing) = timing.try_into() {
+    if let Ok(timing) = service.metrics.answered(timing, begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

@@ -9,11 +9,11 @@ use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
-use super::metrics::{Metrics, Stage};
+use super::metrics::{Metrics, Stage, Timing};
 use super::refused::Refused;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
-use crate::encoder::Encoder;
+use crate::encoder::{self, Encoder};
 use crate::image::{Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
 
@@ -59,7 +59,7 @@ pub(super) struct Service {
     pub(super) batcher: Batcher,
     pub(super) model: Model,
     pub(super) options: Options,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -75,38 +75,21 @@ pub(super) struct Answer {
     pub(super) timing: Timing,
 }
 
-/// Where a request's time went.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Timing {
-    pub(super) receive: Duration,
-    pub(super) prepare: Duration,
-    pub(super) queue: Duration,
-    pub(super) encode: Duration,
-}
-
-impl Timing {
-    /// The value of a `Server-Timing` header, in milliseconds.
-    pub(super) fn header(&self) -> String {
-        let stages =
-            [("receive", self.receive), ("prepare", self.prepare), ("queue", self.queue), ("encode", self.encode)];
-        stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3)).join(", ")
-    }
-}
-
 /// One request that has been let in.
 pub(super) struct Visit<'a> {
     service: &'a Service,
     pub(super) place: Arc<Place>,
     pub(super) deadline: Instant,
+    /// When the stage began that it is in.
     begin: Instant,
     timing: Timing,
 }
 
 impl Service {
-    pub(super) fn new(batcher: Batcher, model: Model, options: Options) -> Self {
+    /// `metrics` count the batcher's batches.
+    pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        let metrics = Metrics::default();
         Self { batcher, model, options, metrics, image_slots, stopped }
     }
 
@@ -140,52 +123,70 @@ impl Service {
 impl Visit<'_> {
     /// The body is here.
     pub(super) fn received(&mut self) {
-        self.timing.receive = self.begin.elapsed();
+        self.ends(Stage::Receive);
+    }
+
+    /// A stage ends, and the next begins.
+    fn ends(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.timing.add(stage, now - self.begin);
+        self.begin = now;
     }
 
     /// Encodes pictures, given as files.
-    pub(super) async fn pictures(self, files: Vec<Bytes>) -> Result<Answer, Refused> {
+    pub(super) async fn pictures(mut self, files: Vec<Bytes>) -> Result<Answer, Refused> {
         let model = &self.service.model;
         let Some(preprocessor) = model.preprocessor.clone() else {
             let expected = model.config.in_channels;
             return Err(crate::Error::from(crate::error::ImageError::Channels { expected }).into());
         };
-        let begin = Instant::now();
+        self.ends(Stage::Decode);
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| Refused::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
         let (place, tile_bytes) = (self.place.clone(), model.tile_bytes());
         let cut = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let mut timing = Timing::default();
             let cut = |file: &Bytes| {
+                let begin = Instant::now();
                 let (width, height) = Image::dimensions(file, &limits)?;
                 place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
-                Ok(preprocessor.tiles(&Image::decode(file, &limits)?)?)
+                let image = Image::decode(file, &limits)?;
+                let decoded = Instant::now();
+                let tiles = preprocessor.tiles(&image)?;
+                timing.add(Stage::Decode, decoded - begin);
+                timing.add(Stage::Preprocess, decoded.elapsed());
+                Ok(tiles)
             };
-            files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()
+            let tiles = files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()?;
+            Ok::<_, Refused>((tiles, timing))
         });
-        let tiles = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })??;
+        let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
+        let (tiles, timing) = cut?;
+        self.has_worked(&timing);
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, begin.elapsed()).await
+        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios).await
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
     pub(super) async fn pixels(
-        self,
+        mut self,
         values: Vec<f32>,
         shape: [usize; 5],
         aspect_ratio: Option<Vec<[i64; 2]>>,
     ) -> Result<Answer, Refused> {
+        self.ends(Stage::Decode);
         let [images, tiles, ..] = shape;
         let all = images.saturating_mul(tiles);
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
         let ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
         let inputs = Inputs::Pixels { values, shape, aspect_ratio };
-        self.encode(inputs, all, vec![tiles as i64; images], ratios, Duration::ZERO).await
+        self.encode(inputs, all, vec![tiles as i64; images], ratios).await
     }
 
     async fn encode(
@@ -194,29 +195,33 @@ impl Visit<'_> {
         cost: usize,
         num_tiles: Vec<i64>,
         aspect_ratios: Vec<[i64; 2]>,
-        prepare: Duration,
     ) -> Result<Answer, Refused> {
-        self.timing.prepare = prepare;
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
         let reply = answered.map_err(|_| Refused::Dropped { reason: "it was never answered" })??;
-        self.timing.queue = reply.queued;
-        self.timing.encode = reply.encoded;
-        let metrics = &self.service.metrics;
-        for (stage, time) in [
-            (Stage::Receive, self.timing.receive),
-            (Stage::Prepare, self.timing.prepare),
-            (Stage::Queue, self.timing.queue),
-            (Stage::Encode, self.timing.encode),
-        ] {
-            metrics.observe(stage, time);
+        let mut timing = Timing::default();
+        match reply.timing {
+            encoder::Timing::Host { compute } => timing.add(Stage::Compute, compute),
+            encoder::Timing::Gpu { h2d, compute, d2h } => {
+                timing.add(Stage::H2d, h2d);
+                timing.add(Stage::Gpu, compute);
+                timing.add(Stage::D2h, d2h);
+            }
         }
-        metrics.count_tiles(num_tiles.iter().sum());
-        metrics.observe_batch(reply.batch_requests);
+        self.has_worked(&timing);
+        self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing: self.timing })
+    }
+
+    /// A part of the time since the last stage went as others say, and the rest was spent waiting.
+    fn has_worked(&mut self, timing: &Timing) {
+        let now = Instant::now();
+        self.timing.add(Stage::Queue, (now - self.begin).saturating_sub(timing.total()));
+        self.timing.append(timing);
+        self.begin = now;
     }
 
     /// Waits for something until the deadline comes or the server stops.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -12,6 +13,7 @@ use super::wire::{self, BinarySize, Output, Request, Values};
 use crate::batch::Place;
 use crate::dtype::Dtype;
 use crate::serve::body::Pieces;
+use crate::serve::metrics::Metrics;
 use crate::serve::output::{self, dtype_named};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
@@ -70,7 +72,9 @@ pub(super) fn respond(
     wanted: &Wanted,
     answer: Answer,
     place: Arc<Place>,
+    metrics: &Metrics,
 ) -> Result<Response, Refused> {
+    let begin = Instant::now();
     let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing } = answer;
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
@@ -118,7 +122,7 @@ pub(super) fn respond(
     if is_binary {
         headers.insert(HEADER_LEN, json_len.into());
     }
-    if let Ok(timing) = timing.header().try_into() {
+    if let Ok(timing) = metrics.answered(timing, begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)
