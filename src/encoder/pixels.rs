@@ -57,7 +57,8 @@ impl Encoder {
     /// As [`encode_pixels`](Self::encode_pixels), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_pixels_into(&mut self, pixels: &Pixels, embeddings: &mut [f32]) -> Result<()> {
         let images = self.pixel_layouts(pixels)?;
-        self.run_all(images, embeddings)
+        self.run_all(images, embeddings)?;
+        Ok(())
     }
 
     /// Each image's rows and pixels, once the tensor is known to be sound.
