@@ -10,6 +10,7 @@ mod health;
 mod infer;
 mod metrics;
 mod output;
+mod page;
 mod picture;
 mod protocol;
 mod refused;
@@ -184,6 +185,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/config", get(protocol::config))
         .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
         .route("/v2/models/{model}/versions/1/infer", infer)
+        .merge(page::routes())
         .fallback(refused::no_such_path)
         .with_state(service)
 }

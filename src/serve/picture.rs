@@ -35,6 +35,9 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     let place = visit.place.clone();
     let answer = visit.pictures(vec![file]).await?;
     let model = &service.model;
+    let [placement] = answer.placements[..] else {
+        return Err(Refused::Dropped { reason: "one picture has one place" });
+    };
     let head = output::safetensors_head(
         &answer,
         dtype,
@@ -46,6 +49,9 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("tile_size", model.config.tile_size.to_string()),
             ("max_num_tiles", model.config.max_num_tiles.to_string()),
             ("preprocess", model.preprocessor.as_ref().map_or("", |p| p.preprocess().name()).to_string()),
+            // Height and width in the file, and after resizing; the rest of the canvas is padding.
+            ("picture_size", pair(placement.size)),
+            ("resized", pair(placement.canvas.resized)),
         ],
     );
     let timing = answer.timing.header();
@@ -57,6 +63,11 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         headers.insert("server-timing", timing);
     }
     Ok(response)
+}
+
+/// Two numbers as JSON has them.
+fn pair([first, second]: [usize; 2]) -> String {
+    format!("[{first}, {second}]")
 }
 
 /// The element type that the query asks for.

@@ -14,7 +14,7 @@ use super::refused::Refused;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::encoder::Encoder;
-use crate::image::{Image, Limits as ImageLimits, Preprocessor};
+use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
@@ -72,7 +72,17 @@ pub(super) struct Answer {
     /// Tiles of each image whose rows are there.
     pub(super) num_tiles: Vec<i64>,
     pub(super) aspect_ratios: Vec<[i64; 2]>,
+    /// Of pictures alone.
+    pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+}
+
+/// Where a picture came to lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placement {
+    /// The picture's height and width in its file.
+    pub(super) size: [usize; 2],
+    pub(super) canvas: Canvas,
 }
 
 /// Where a request's time went.
@@ -159,18 +169,22 @@ impl Visit<'_> {
             let _slot = slot;
             let cut = |file: &Bytes| {
                 let (width, height) = Image::dimensions(file, &limits)?;
-                place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
-                Ok(preprocessor.tiles(&Image::decode(file, &limits)?)?)
+                let canvas = preprocessor.canvas(width, height)?;
+                place.hold((canvas.num_tiles() as u64).saturating_mul(tile_bytes))?;
+                let tiles = preprocessor.tiles(&Image::decode(file, &limits)?)?;
+                Ok((tiles, Placement { size: [height, width], canvas }))
             };
-            files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()
+            files.iter().map(cut).collect::<Result<(Vec<_>, Vec<_>), Refused>>()
         });
-        let tiles = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })??;
+        let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
+        let (tiles, placements) = cut?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, begin.elapsed()).await
+        let answer = self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, begin.elapsed()).await?;
+        Ok(Answer { placements, ..answer })
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
@@ -216,7 +230,8 @@ impl Visit<'_> {
         metrics.observe_batch(reply.batch_requests);
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing: self.timing })
+        let placements = Vec::new();
+        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, placements, timing: self.timing })
     }
 
     /// Waits for something until the deadline comes or the server stops.

@@ -71,7 +71,7 @@ pub(super) fn respond(
     answer: Answer,
     place: Arc<Place>,
 ) -> Result<Response, Refused> {
-    let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing } = answer;
+    let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, .. } = answer;
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
     for &(name, binary) in &wanted.outputs {
