@@ -32,12 +32,15 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     };
     let file = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
     visit.received();
+    visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
     let answer = visit.pictures(vec![file]).await?;
     let model = &service.model;
     let [placement] = answer.placements[..] else {
         return Err(Refused::Dropped { reason: "one picture has one place" });
     };
+    let etag = answer.etag(dtype);
+    let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
         &answer,
         dtype,
@@ -55,10 +58,13 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         ],
     );
     let timing = answer.timing.header();
-    let pieces = [head, output::embeddings(answer.reply, dtype)].into();
+    let pieces = [head, output::embeddings(answer.reply, dtype), content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Ok(etag) = etag.try_into() {
+        headers.insert(header::ETAG, etag);
+    }
     if let Ok(timing) = timing.try_into() {
         headers.insert("server-timing", timing);
     }

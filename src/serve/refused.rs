@@ -29,6 +29,8 @@ pub(super) enum Refused {
     Malformed { reason: String },
     #[error("{what} is not here")]
     NotHere { what: String },
+    #[error("the embeddings are those of {etag}")]
+    Unchanged { etag: String },
     #[error("the request was dropped: {reason}")]
     Dropped { reason: &'static str },
 }
@@ -64,6 +66,8 @@ impl Refused {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken { .. } | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
             Self::NotHere { .. } => StatusCode::NOT_FOUND,
+            // 304 is for GET and HEAD alone.
+            Self::Unchanged { .. } => StatusCode::PRECONDITION_FAILED,
             Self::Dropped { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -86,6 +90,11 @@ impl IntoResponse for Refused {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Self::Unchanged { etag } = &self
+            && let Ok(etag) = etag.try_into()
+        {
+            headers.insert(header::ETAG, etag);
         }
         response
     }

@@ -23,7 +23,7 @@ const JSON_FLOAT_BYTES: u64 = 16;
 /// The outputs that are asked for, in order.
 pub(super) struct Wanted {
     outputs: Vec<(Name, bool)>,
-    dtype: Dtype,
+    pub(super) dtype: Dtype,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub(super) fn respond(
     answer: Answer,
     place: Arc<Place>,
 ) -> Result<Response, Refused> {
+    let etag = answer.etag(wanted.dtype);
+    let content_hash = answer.content_hash().to_string();
     let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, .. } = answer;
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
@@ -106,7 +108,13 @@ pub(super) fn respond(
         };
         outputs.push(Output { name, datatype, shape, parameters, data });
     }
-    let response = wire::Response { model_name: MODEL, model_version: VERSION, id, outputs };
+    let response = wire::Response {
+        model_name: MODEL,
+        model_version: VERSION,
+        id,
+        parameters: wire::Facts { content_hash },
+        outputs,
+    };
     let json = serde_json::to_vec(&response).map_err(|_| Refused::Dropped { reason: "the answer has no JSON form" })?;
     let json_len = json.len();
     pieces[0] = json.into();
@@ -117,6 +125,9 @@ pub(super) fn respond(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if is_binary {
         headers.insert(HEADER_LEN, json_len.into());
+    }
+    if let Ok(etag) = etag.try_into() {
+        headers.insert(header::ETAG, etag);
     }
     if let Ok(timing) = timing.header().try_into() {
         headers.insert("server-timing", timing);

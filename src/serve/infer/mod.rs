@@ -54,6 +54,7 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     let request: wire::Request = serde_json::from_slice(&json)
         .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
     let wanted = answer::Wanted::of(&request)?;
+    visit.unless_known(&head.headers, wanted.dtype);
     let place = visit.place.clone();
     let tensors = Tensors::read(request.inputs, binary)?;
     let answer = encode(visit, tensors).await?;
