@@ -8,6 +8,7 @@
 mod body;
 mod health;
 mod infer;
+mod log;
 mod metrics;
 mod output;
 mod page;
@@ -129,6 +130,7 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAdd
 /// Returns when there is nothing left to compute.
 async fn until_the_end(service: &Service, options: &Options, signals: &mut Signals) -> Result<(), ServeError> {
     let end_lost = |reason: String| {
+        tracing::error!(reason, "the encoder is lost");
         service.stop(&reason);
         Err(ServeError::Lost { reason })
     };
@@ -136,6 +138,7 @@ async fn until_the_end(service: &Service, options: &Options, signals: &mut Signa
         () = signals.next() => {}
         reason = lost(service, options.batch_timeout) => return end_lost(reason),
     }
+    tracing::info!(requests = service.batcher.load().0, "draining");
     service.batcher.drain();
     tokio::select! {
         () = signals.next() => Err(ServeError::Interrupted),
@@ -187,6 +190,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/infer", infer)
         .merge(page::routes())
         .fallback(refused::no_such_path)
+        .layer(axum::middleware::from_fn(log::requests))
         .with_state(service)
 }
 

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{Pieces, receive, swallow};
+use super::log::Told;
 use super::output;
 use super::refused::Refused;
 use super::service::Service;
@@ -39,7 +40,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     let [placement] = answer.placements[..] else {
         return Err(Refused::Dropped { reason: "one picture has one place" });
     };
-    let etag = answer.etag(dtype);
+    let (etag, told) = (answer.etag(dtype), Told::of(&answer));
     let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
         &answer,
@@ -60,6 +61,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     let timing = answer.timing.header();
     let pieces = [head, output::embeddings(answer.reply, dtype), content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    response.extensions_mut().insert(told);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if let Ok(etag) = etag.try_into() {

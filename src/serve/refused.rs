@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
+use super::log::Told;
 use crate::batch::{Failure, Phase, Refusal};
 use crate::error::{CudaError, Error, ImageError, InputError};
 
@@ -86,6 +87,7 @@ impl IntoResponse for Refused {
         let body = serde_json::json!({ "error": self.to_string() }).to_string();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status();
+        response.extensions_mut().insert(Told::Refused { reason: self.to_string() });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::golden;
@@ -14,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 /// An answer.
@@ -54,18 +56,31 @@ impl Server {
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
+        let said = Arc::new(Mutex::new(Vec::new()));
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("listening on http://") {
+            said.lock().unwrap().push(line.clone());
+            let logged: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+            let logged = logged.as_ref().and_then(|line| line["http"].as_str());
+            if let Some(address) = line.strip_prefix("listening on http://").or(logged) {
                 break address.parse().unwrap();
             }
-            said.push(line);
         };
-        // What it says later is passed on, so that it never waits for a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
-        Self { child, address }
+        // What it says later is read as it comes, so that it never waits for a reader.
+        let later = said.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("server: {line}");
+                later.lock().unwrap().push(line);
+            }
+        });
+        Self { child, address, said }
+    }
+
+    /// The lines it has written to its standard error so far.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
     }
 
     pub fn wait_until_ready(&self) {

@@ -12,6 +12,7 @@ use super::wire::{self, BinarySize, Output, Request, Values};
 use crate::batch::Place;
 use crate::dtype::Dtype;
 use crate::serve::body::Pieces;
+use crate::serve::log::Told;
 use crate::serve::output::{self, dtype_named};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
@@ -71,7 +72,7 @@ pub(super) fn respond(
     answer: Answer,
     place: Arc<Place>,
 ) -> Result<Response, Refused> {
-    let etag = answer.etag(wanted.dtype);
+    let (etag, told) = (answer.etag(wanted.dtype), Told::of(&answer));
     let content_hash = answer.content_hash().to_string();
     let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, .. } = answer;
     let mut pieces = VecDeque::from([Bytes::new()]);
@@ -120,6 +121,7 @@ pub(super) fn respond(
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    response.extensions_mut().insert(told);
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
