@@ -81,7 +81,7 @@ function operation(method, paths, described) {
     section.append(table(known.map((p) => [p.name, p.required, p.schema, `${p.description} (${p.in})`])));
   }
   if (requestBody) section.append(element("h4", "", "Body"), contents(requestBody.content));
-  section.append(element("h4", "", "Answers"), element("dl", "rows", ...answers(responses)));
+  section.append(element("h4", "", "Answers"), element("dl", "rows answers", ...answers(responses)));
   return section;
 }
 
