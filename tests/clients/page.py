@@ -86,20 +86,19 @@ def check_shown(browser, answer):
               const canvas = document.querySelector("#{figure} .canvas"), svg = canvas.querySelector("svg");
               const box = canvas.getBoundingClientRect(), image = canvas.querySelector("img");
               return {{
-                view: svg.getAttribute("viewBox"), ratio: box.width / box.height, wide: box.width,
+                ratio: box.width / box.height, wide: box.width,
                 lines: [...svg.querySelectorAll("line")].map((line) =>
-                  ["x1", "y1", "x2", "y2"].map((name) => Number(line.getAttribute(name)))),
+                  ["x1", "y1", "x2", "y2"].map((name) => parseFloat(line.getAttribute(name)))),
                 labels: [...svg.querySelectorAll("text")].map((label) => label.textContent),
                 image: [image.style.width, image.style.height].map(parseFloat),
               }};
             }})()"""
         )
-        assert shown["view"] == f"0 0 {width} {height}", shown
         # The border is a pixel on each side.
         assert abs(shown["ratio"] - width / height) < 0.02 * width / height and shown["wide"] > 100, shown
-        down = [[0, k * answer.tile, width, k * answer.tile] for k in range(1, answer.down)]
-        across = [[k * answer.tile, 0, k * answer.tile, height] for k in range(1, answer.across)]
-        assert shown["lines"] == down + across, shown
+        down = [[0, 100 * k / answer.down, 100, 100 * k / answer.down] for k in range(1, answer.down)]
+        across = [[100 * k / answer.across, 0, 100 * k / answer.across, 100] for k in range(1, answer.across)]
+        assert len(shown["lines"]) == len(down + across) and np.allclose(shown["lines"], down + across), shown
         assert shown["labels"] == [str(k + 1) for k in range(count)], shown
         assert np.allclose(shown["image"], [100 * answer.width / width, 100 * answer.height / height], atol=1e-3), shown
     words = browser.evaluate("document.querySelector('#picture .what').textContent")

@@ -15,8 +15,6 @@ export function layOut(figure, geometry) {
   const picture = canvas.querySelector("img");
   picture.style.width = `${(100 * geometry.width) / width}%`;
   picture.style.height = `${(100 * geometry.height) / height}%`;
-  const svg = canvas.querySelector("svg");
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const grid = document.createElementNS(SVG, "g");
   const add = (name, attributes, text) => {
     const element = document.createElementNS(SVG, name);
@@ -24,20 +22,18 @@ export function layOut(figure, geometry) {
     element.textContent = text ?? "";
     grid.append(element);
   };
-  for (let row = 1; row < geometry.down; row++) {
-    add("line", { x1: 0, x2: width, y1: row * geometry.tile, y2: row * geometry.tile });
-  }
+  // In percent, so that widths and letters are the screen's, whatever a tile's size.
+  const percent = (part, whole) => `${(100 * part) / whole}%`;
+  const [downTo, acrossTo] = [(row) => percent(row, geometry.down), (column) => percent(column, geometry.across)];
+  for (let row = 1; row < geometry.down; row++) add("line", { x1: 0, x2: "100%", y1: downTo(row), y2: downTo(row) });
   for (let column = 1; column < geometry.across; column++) {
-    add("line", { x1: column * geometry.tile, x2: column * geometry.tile, y1: 0, y2: height });
+    add("line", { x1: acrossTo(column), x2: acrossTo(column), y1: 0, y2: "100%" });
   }
-  // As large on the screen whatever the tile's size.
-  const size = Math.max(height, width) / 28;
   for (let index = 0; index < geometry.down * geometry.across; index++) {
-    const x = (index % geometry.across) * geometry.tile + size / 2;
-    const y = Math.floor(index / geometry.across) * geometry.tile + 1.25 * size;
-    add("text", { x, y, "font-size": size }, index + 1);
+    const place = { x: acrossTo(index % geometry.across), y: downTo(Math.floor(index / geometry.across)) };
+    add("text", { ...place, dx: 7, dy: 19 }, index + 1);
   }
-  svg.replaceChildren(grid);
+  canvas.querySelector("svg").replaceChildren(grid);
 }
 
 /// Undoes it: a picture alone, its size not known to anyone yet.
@@ -75,8 +71,8 @@ export function followPointer(figures, geometry, tell) {
     return { svg, frame };
   });
   const { rows, columns } = sizes(geometry);
-  const { across, patches, tile } = geometry;
-  const side = tile / patches;
+  const { across, patches } = geometry;
+  const [width, height] = [100 / columns, 100 / rows];
   for (const { svg } of frames) {
     svg.onpointermove = svg.onpointerdown = (event) => {
       const box = svg.getBoundingClientRect();
@@ -84,12 +80,15 @@ export function followPointer(figures, geometry, tell) {
       const column = at(event.clientX - box.left, box.width, columns);
       const row = at(event.clientY - box.top, box.height, rows);
       for (const { frame } of frames) {
-        const place = { x: column * side, y: row * side, width: side, height: side, visibility: "visible" };
-        Object.entries(place).forEach(([key, value]) => frame.setAttribute(key, value));
+        const place = { x: column * width, y: row * height, width, height };
+        Object.entries(place).forEach(([key, value]) => frame.setAttribute(key, `${value}%`));
+        frame.setAttribute("visibility", "visible");
       }
       const number = Math.floor(row / patches) * across + Math.floor(column / patches);
-      const inTile = [row % patches, column % patches];
-      tell({ tile: number, row: inTile[0], column: inTile[1], token: number * (patches ** 2 + 1) + 1 + inTile[0] * patches + inTile[1] });
+      const [inRow, inColumn] = [row % patches, column % patches];
+      // The class token stands before the patches of each tile.
+      const token = number * (patches ** 2 + 1) + 1 + inRow * patches + inColumn;
+      tell({ tile: number, row: inRow, column: inColumn, token });
     };
     svg.onpointerleave = () => {
       frames.forEach(({ frame }) => frame.setAttribute("visibility", "hidden"));
