@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -33,7 +32,7 @@ class Browser:
         self.rest = b""
         self.number = 0
         self.session = None
-        self.console, self.requests, self.failed = [], [], []
+        self.console, self.requests, self.told = [], [], set()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ["Page", "Runtime", "Network", "Log", "DOM"]:
@@ -71,6 +70,7 @@ class Browser:
             self.rest += read
         message, self.rest = self.rest.split(b"\0", 1)
         message = json.loads(message)
+        self.told.add(message.get("method"))
         match message.get("method"):
             case "Runtime.consoleAPICalled":
                 self.console.append(json.dumps(message["params"]["args"]))
@@ -96,9 +96,16 @@ class Browser:
             assert time.monotonic() < end, f"{expression} never came; {self.console}"
             time.sleep(0.02)
 
+    def wait_until_told(self, event):
+        """Until the browser has told of such an event."""
+        end = time.monotonic() + PATIENCE
+        while event not in self.told:
+            assert time.monotonic() < end, f"{event} never came"
+            self.evaluate("0")
+
     def open(self, url):
         self.call("Page.navigate", url=url)
-        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait_for(f"document.readyState === 'complete' && location.href === '{url}'")
 
     def resize(self, width, height, touch=False):
         self.call(
@@ -117,8 +124,10 @@ class Browser:
         self.call("DOM.setFileInputFiles", nodeId=node, files=[os.path.abspath(path)])
 
     def press(self, key):
+        """A key that writes something, or one by its name."""
+        text = key if len(key) == 1 else ""
         for kind in ["keyDown", "keyUp"]:
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" else "")
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text if kind == "keyDown" else "")
 
     def screenshot(self, path):
         """The whole page, however long."""

@@ -11,7 +11,9 @@ import json
 import math
 import pathlib
 import sys
+import urllib.error
 import urllib.request
+import zlib
 
 import numpy as np
 from browser import Browser
@@ -29,6 +31,17 @@ EXIF = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x
 def read(path):
     with open(path, "rb") as file:
         return file.read()
+
+
+def transparent_png(side):
+    """A square of which nothing is to be seen."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+    head = side.to_bytes(4) * 2 + bytes([8, 6, 0, 0, 0])
+    rows = zlib.compress((b"\0" + bytes(4 * side)) * side)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 class Answer:
@@ -220,7 +233,14 @@ def main(browser):
     browser.screenshot(f"{folder}/chosen.png")
     check_narrow(browser, "page")
 
-    # The keys: the grid, and the components over the picture.
+    # The keys: the dialogue, the grid, and the components over the picture.
+    browser.call("Page.setInterceptFileChooserDialog", enabled=True)
+    browser.press("o")
+    browser.wait_until_told("Page.fileChooserOpened")
+    browser.call("Page.setInterceptFileChooserDialog", enabled=False)
+    browser.evaluate("document.querySelector('#file').focus()")
+    ring = browser.evaluate("getComputedStyle(document.querySelector('#pick label')).outlineStyle")
+    assert ring == "solid", f"the button does not show that it has the focus: {ring}"
     shown = "getComputedStyle(document.querySelector('#picture svg g')).display"
     assert browser.evaluate(shown) != "none"
     browser.press("g")
@@ -272,7 +292,20 @@ def main(browser):
     difference = np.abs(draw(browser) - as_it_is).mean()
     assert difference < 0.5, f"the picture is turned, which the encoder does not see ({difference})"
 
+    # One tile; transparency is white, where the encoder's pictures are Pillow's.
+    if answer.metadata["preprocess"] == "pil":
+        forget(browser)
+        clear = pathlib.Path(folder, "clear.png")
+        clear.write_bytes(transparent_png(answer.tile))
+        browser.choose("#file", clear)
+        check_shown(browser, Answer(clear.read_bytes()))
+        browser.press("g")
+        # Within the border.
+        assert (draw(browser)[2:-2, 2:-2] == 255).all()
+        browser.press("g")
+
     check_large(browser)
+    check_channels(browser)
 
     browser.open(f"{origin}/docs")
     browser.wait_for("!document.querySelector('[aria-busy]')")
@@ -331,6 +364,31 @@ def check_large(browser):
     assert found.get("error") is None and found["colors"] == 3 * 6400, found
     assert found["worst"] < found["ms"] / 2, f"the page stood still: {found}"
     print(f"components of 6400 x 4096: {found['ms'] / 1000:.1f} s")
+
+
+def check_channels(browser):
+    """An encoder of one channel takes no pictures, and the page says so."""
+    told = browser.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""const ask = window.fetch;
+          window.fetch = async (...request) => {
+            const answer = await ask(...request);
+            if (request[0] !== "v2/models/tilesight") return answer;
+            const model = await answer.json();
+            model.inputs.find(({ name }) => name === "pixels").shape[2] = 1;
+            return Response.json(model);
+          };""",
+    )["identifier"]
+    browser.open(f"{origin}/?one-channel")
+    browser.wait_for("document.querySelector('#file').disabled")
+    button = "getComputedStyle(document.querySelector('#pick label')).cursor"
+    assert browser.evaluate(button) == "not-allowed", browser.evaluate(button)
+    assert "takes 1 channel, and pictures have three" in browser.evaluate("document.querySelector('#ways').textContent")
+    asked = len(browser.requests)
+    drop(browser, picture)
+    browser.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert not [url for url in browser.requests[asked:] if "encode" in url]
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=told)
 
 
 if __name__ == "__main__":

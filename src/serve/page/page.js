@@ -108,6 +108,8 @@ function showGeometry(file) {
   const { down, across, tile, width, height, pictureWidth, pictureHeight } = geometry;
   figures[1].hidden = false;
   for (const figure of figures) layOut(figure, geometry);
+  // Pillow's way lays a picture over white; torchtune's takes the colours beneath transparency, which no browser shows.
+  for (const image of images) image.style.backgroundColor = file.metadata.preprocess === "pil" ? "white" : "";
   followPointer(figures, geometry, (patch) => {
     byId("patch").textContent = patch
       ? `Tile ${patch.tile + 1}, patch ${patch.column + 1} in row ${patch.row + 1}: row ${patch.token} of the embeddings.`
@@ -196,9 +198,10 @@ async function showModel(metadata) {
     return pair;
   }));
   if (channels !== 3) {
-    byId("file").disabled = true;
+    byId("file").disabled = byId("shell").hidden = true;
     byId("ways").textContent =
-      `This encoder takes ${channels} channels, and pictures have three. It takes pixel tensors: see API.`;
+      `This encoder takes ${channels} ${channels === 1 ? "channel" : "channels"}, and pictures have three. ` +
+      "Pixel tensors can be encoded, by POST /v2/models/tilesight/infer.";
   }
 }
 
