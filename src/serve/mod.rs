@@ -11,6 +11,7 @@ mod infer;
 mod log;
 mod metrics;
 mod output;
+mod page;
 mod picture;
 mod protocol;
 mod refused;
@@ -191,6 +192,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/config", get(protocol::config))
         .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
         .route("/v2/models/{model}/versions/1/infer", infer)
+        .merge(page::routes())
         .fallback(refused::no_such_path)
         .layer(axum::middleware::from_fn(log::requests))
         .with_state(service)
