@@ -21,6 +21,8 @@ pub struct Reply {
     pub encoded: Duration,
     /// Requests that were computed together.
     pub batch_requests: usize,
+    /// Whether it was the first of them: each batch has one.
+    pub is_first: bool,
 }
 
 impl Deref for Reply {
@@ -201,7 +203,8 @@ impl Inner {
                 let batch = Arc::new(embeddings);
                 for (input, (ticket, answer, queued)) in inputs.iter().zip(rest) {
                     let end = start + input.num_output_tiles() * encoder.tile_embeddings_len();
-                    let reply = Reply { batch: batch.clone(), part: start..end, queued, encoded, batch_requests };
+                    let (part, is_first) = (start..end, start == 0);
+                    let reply = Reply { batch: batch.clone(), part, queued, encoded, batch_requests, is_first };
                     start = end;
                     self.answer(ticket, answer, Ok(reply));
                 }

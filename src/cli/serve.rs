@@ -1,4 +1,4 @@
-//! `tilesight serve`: the encoder as a service over HTTP.
+//! `tilesight serve`: the encoder as a service over HTTP and gRPC.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -9,12 +9,12 @@ use clap::Args;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
-use crate::serve::{Options, ServeError, serve};
+use crate::serve::{Addresses, Options, ServeError, serve};
 
 /// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
 const END: Duration = Duration::from_secs(5);
 
-/// Serve embeddings over HTTP
+/// Serve embeddings over HTTP and gRPC
 #[derive(Args)]
 #[command(after_help = "Examples:
   tilesight serve --model Llama-3.2-11B-Vision
@@ -26,16 +26,22 @@ pub(super) struct Arguments {
     computing: Computing,
     #[command(flatten)]
     preprocessing: Preprocessing,
-    /// The address to listen on; port 0 takes a free one
+    /// The address to listen on for HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
+    /// The address to listen on for gRPC: the Open Inference Protocol, as Triton's clients speak it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
+    grpc_listen: SocketAddr,
+    /// Serve HTTP alone
+    #[arg(long, conflicts_with = "grpc_listen")]
+    no_grpc: bool,
     /// Requests that are there at once, from the first byte to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
     /// Bytes that their bodies, pixels and embeddings may take together; more get 429
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     max_bytes: u64,
-    /// The largest body
+    /// The largest body, or message of gRPC
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     max_body_bytes: usize,
     /// The most pixels of a picture; decoding takes up to 16 bytes a pixel
@@ -47,7 +53,7 @@ pub(super) struct Arguments {
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
-    /// How long a request may take; the header tilesight-timeout-ms asks for less
+    /// How long a request may take; the headers tilesight-timeout-ms and grpc-timeout ask for less
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
     /// How long a batch may compute before the encoder counts as lost
@@ -63,6 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         listen: arguments.listen,
+        grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,
         max_body_bytes: arguments.max_body_bytes,
@@ -73,7 +80,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch_timeout: Duration::from_secs(arguments.batch_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
     };
-    let Err(error) = serve(encoder, &options, |address| eprintln!("listening on http://{address}")) else {
+    let started = |addresses: Addresses| {
+        if let Some(address) = addresses.grpc {
+            eprintln!("listening on grpc://{address}");
+        }
+        eprintln!("listening on http://{}", addresses.http);
+    };
+    let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);
     };
     eprintln!("error: {error}");

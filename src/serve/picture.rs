@@ -49,7 +49,8 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         ],
     );
     let timing = answer.timing.header();
-    let pieces = [head, output::embeddings(answer.reply, dtype)].into();
+    let pieces = [head, output::embeddings(answer.reply.clone(), dtype)].into();
+    answer.succeeded();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

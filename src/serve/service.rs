@@ -9,8 +9,10 @@ use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::deadline;
 use super::metrics::{Metrics, Stage};
 use super::refused::Refused;
+use super::statistics::{Account, Statistics};
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::encoder::Encoder;
@@ -19,9 +21,6 @@ use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
-
-/// The header by which a client asks for less time than the server gives.
-const TIMEOUT: &str = "tilesight-timeout-ms";
 
 /// The model, as its clients see it.
 pub(super) struct Model {
@@ -60,6 +59,7 @@ pub(super) struct Service {
     pub(super) model: Model,
     pub(super) options: Options,
     pub(super) metrics: Metrics,
+    pub(super) statistics: Arc<Statistics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -73,6 +73,14 @@ pub(super) struct Answer {
     pub(super) num_tiles: Vec<i64>,
     pub(super) aspect_ratios: Vec<[i64; 2]>,
     pub(super) timing: Timing,
+    account: Account,
+}
+
+impl Answer {
+    /// The response is made.
+    pub(super) fn succeeded(self) {
+        self.account.succeed(&self.timing, &self.reply);
+    }
 }
 
 /// Where a request's time went.
@@ -98,7 +106,7 @@ pub(super) struct Visit<'a> {
     service: &'a Service,
     pub(super) place: Arc<Place>,
     pub(super) deadline: Instant,
-    begin: Instant,
+    account: Account,
     timing: Timing,
 }
 
@@ -106,28 +114,22 @@ impl Service {
     pub(super) fn new(batcher: Batcher, model: Model, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        let metrics = Metrics::default();
-        Self { batcher, model, options, metrics, image_slots, stopped }
+        let (metrics, statistics) = <_>::default();
+        Self { batcher, model, options, metrics, statistics, image_slots, stopped }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
-        let begin = Instant::now();
+        let account = Account::open(&self.statistics);
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
-        let asked = headers.get(TIMEOUT).map(|value| {
-            let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
-            milliseconds.map(Duration::from_millis).ok_or_else(|| {
-                Refused::malformed(format!("{TIMEOUT} must be a number of milliseconds, found {value:?}"))
-            })
-        });
-        let timeout = asked.transpose()?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
-        let deadline = begin + timeout;
+        let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
+        let deadline = Instant::now() + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, timing: Timing::default() })
+        Ok(Visit { service: self, place, deadline, account, timing: Timing::default() })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -140,7 +142,7 @@ impl Service {
 impl Visit<'_> {
     /// The body is here.
     pub(super) fn received(&mut self) {
-        self.timing.receive = self.begin.elapsed();
+        self.timing.receive = self.account.elapsed();
     }
 
     /// Encodes pictures, given as files.
@@ -198,7 +200,13 @@ impl Visit<'_> {
     ) -> Result<Answer, Refused> {
         self.timing.prepare = prepare;
         let (sender, receiver) = oneshot::channel();
-        self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
+        let statistics = self.service.statistics.clone();
+        self.place.submit(cost, inputs, move |result| {
+            if let Ok(reply) = &result {
+                statistics.computed(reply, prepare);
+            }
+            drop(sender.send(result));
+        });
         let answered = self.in_time(receiver).await?;
         let reply = answered.map_err(|_| Refused::Dropped { reason: "it was never answered" })??;
         self.timing.queue = reply.queued;
@@ -216,7 +224,8 @@ impl Visit<'_> {
         metrics.observe_batch(reply.batch_requests);
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing: self.timing })
+        let (timing, account) = (self.timing, self.account);
+        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, account })
     }
 
     /// Waits for something until the deadline comes or the server stops.
