@@ -1,6 +1,9 @@
 //! A server process, and a client that sends just the bytes it is told to.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[cfg(feature = "serve")]
+pub mod grpc;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// gRPC's address.
+    pub grpc: SocketAddr,
 }
 
 /// An answer.
@@ -50,22 +55,24 @@ impl Server {
     /// Any model on any device, as soon as it listens; with these variables.
     pub fn spawn(options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]).args(options);
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
+        let mut grpc = None;
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
             if let Some(address) = line.strip_prefix("listening on http://") {
                 break address.parse().unwrap();
             }
+            grpc = grpc.or(line.strip_prefix("listening on grpc://").and_then(|address| address.parse().ok()));
             said.push(line);
         };
         // What it says later is passed on, so that it never waits for a reader.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
-        Self { child, address }
+        Self { child, address, grpc: grpc.expect("it says where it serves gRPC") }
     }
 
     pub fn wait_until_ready(&self) {
