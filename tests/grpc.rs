@@ -139,6 +139,12 @@ fn pictures_come_back_as_the_librarys_embeddings() {
     let files = names.map(picture);
     let expected = expected(&names);
     let raw = ModelInferRequest { id: "seven".into(), ..pictures(&files) };
+    let tensor = &raw.raw_input_contents[0];
+    let image = serde_json::json!({
+        "name": "image", "shape": [2], "datatype": "BYTES", "parameters": { "binary_data_size": tensor.len() },
+    });
+    let json = serde_json::json!({ "inputs": [image], "outputs": [{ "name": "num_tiles" }] }).to_string();
+    let (len, body) = (json.len().to_string(), [json.as_bytes(), tensor].concat());
     let mut typed = ModelInferRequest { raw_input_contents: Vec::new(), ..raw.clone() };
     typed.inputs[0].contents =
         Some(InferTensorContents { bytes_contents: files.map(Bytes::from).into(), ..<_>::default() });
@@ -157,6 +163,9 @@ fn pictures_come_back_as_the_librarys_embeddings() {
             shapes,
             [("embeddings", "FP32", &[20, 32][..]), ("num_tiles", "INT64", &[2]), ("aspect_ratio", "INT64", &[2, 2])]
         );
+        let over_http = server.post("/v2/models/tilesight/infer", &[("Inference-Header-Content-Length", &len)], &body);
+        let content_hash = over_http.json()["parameters"]["content_hash"].as_str().unwrap().to_string();
+        assert_eq!(response.parameters["content_hash"], text(&content_hash));
         assert!(response.raw_output_contents[0] == bytes_of(&expected));
         assert_eq!(response.raw_output_contents[1], integers(&[3, 1]));
         assert_eq!(response.raw_output_contents[2], integers(&[1, 3, 1, 1]));
@@ -172,6 +181,14 @@ fn pictures_come_back_as_the_librarys_embeddings() {
         assert_eq!((response.outputs.len(), &response.outputs[0].datatype[..]), (1, dtype));
         assert!(response.raw_output_contents[0] == rounded, "{dtype}");
     }
+    let etag = server.post("/v1/encode", &[], &picture(names[0])).header("etag").unwrap().to_string();
+    let mut known = Request::new(pictures(&[picture(names[0])]));
+    known.metadata_mut().insert("if-none-match", etag.parse().unwrap());
+    let known = client.call::<_, ModelInferResponse>(&format!("{SERVICE}/ModelInfer"), known).unwrap_err();
+    assert_eq!(
+        (known.code(), known.metadata().get("etag").unwrap().to_str().unwrap()),
+        (Code::FailedPrecondition, &*etag)
+    );
     wait_until("the last answer to leave", || server.metric("tilesight_requests") == 0.0);
     assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
 }

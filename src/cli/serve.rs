@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
@@ -59,9 +60,50 @@ pub(super) struct Arguments {
     /// How long a batch may compute before the encoder counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     batch_timeout: u64,
+    /// How the log is written, to standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    log: LogForm,
+    /// The least that is logged; `info` is a line for each request to encode, `debug` one for every other as well
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: LogLevel,
     /// How long requests that are there are worked on after SIGTERM; a second signal ends at once
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
+}
+
+/// What a line of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogForm {
+    /// For people
+    Text,
+    /// An object a line, for programs
+    Json,
+}
+
+/// What is worth a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Sends what the server has to say to standard error. An engine that embeds the server sends it elsewhere.
+fn start_log(form: LogForm, level: LogLevel) {
+    let level = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    match form {
+        LogForm::Text => log.with_ansi(false).init(),
+        LogForm::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -80,16 +122,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch_timeout: Duration::from_secs(arguments.batch_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
     };
-    let started = |addresses: Addresses| {
-        if let Some(address) = addresses.grpc {
-            eprintln!("listening on grpc://{address}");
+    start_log(arguments.log, arguments.log_level);
+    let form = arguments.log;
+    let started = |Addresses { http, grpc }: Addresses| match form {
+        LogForm::Text => {
+            if let Some(grpc) = grpc {
+                eprintln!("listening on grpc://{grpc}");
+            }
+            eprintln!("listening on http://{http}");
         }
-        eprintln!("listening on http://{}", addresses.http);
+        LogForm::Json => tracing::info!(%http, grpc = grpc.map(tracing::field::display), "listening"),
     };
     let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);
     };
-    eprintln!("error: {error}");
+    match form {
+        LogForm::Text => eprintln!("error: {error}"),
+        LogForm::Json => tracing::error!(reason = %error, "ended"),
+    }
     if let ServeError::Lost { .. } = error {
         std::thread::spawn(|| {
             std::thread::sleep(END);

@@ -2,7 +2,6 @@
 //! it is measured on the GPU, once for each shape, and kept on disk for the next start.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::driver::{DeviceModel, list_devices};
-use super::fatbin::FATBINS;
+use super::fatbin;
 use super::ops;
 use crate::plan::{Op, Plan, Step};
 
@@ -96,7 +95,7 @@ impl Tuning {
     /// What is kept for this GPU, driver and build in the user's folder for caches; nothing where nothing is. A file that
     /// cannot be read, or is another's, counts as nothing: the next choice replaces it.
     pub(crate) fn open(model: &DeviceModel) -> Self {
-        Self::open_in(cache_folder().as_deref(), model, driver_version(), build())
+        Self::open_in(cache_folder().as_deref(), model, driver_version(), fatbin::build())
     }
 
     fn open_in(folder: Option<&Path>, model: &DeviceModel, driver: String, build: String) -> Self {
@@ -162,18 +161,9 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// The driver's release, as its kernel module tells it.
-fn driver_version() -> String {
+pub(super) fn driver_version() -> String {
     let text = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_string()
-}
-
-/// What tells one build's kernels from another's.
-fn build() -> String {
-    let mut hasher = DefaultHasher::new();
-    for fatbin in FATBINS {
-        (fatbin.name, &fatbin.image.0).hash(&mut hasher);
-    }
-    format!("{:016x}", hasher.finish())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod backend;
 mod builder;
 mod device;
+mod identity;
 mod inputs;
 mod pixels;
 
@@ -15,6 +16,7 @@ use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, Se
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels, Tune};
+pub use identity::Identity;
 pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};
 
@@ -31,6 +33,7 @@ pub use pixels::{PixelEncodings, Pixels};
 /// the bit.
 pub struct Encoder {
     config: EncoderConfig,
+    identity: Identity,
     semantics: Semantics,
     collapse: bool,
     max_batch_tiles: usize,

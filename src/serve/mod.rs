@@ -11,6 +11,7 @@ mod deadline;
 mod grpc;
 mod health;
 mod infer;
+mod log;
 mod metrics;
 mod output;
 mod outputs;
@@ -164,6 +165,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Returns when there is nothing left to compute.
 async fn until_the_end(service: &Service, options: &Options, signals: &mut Signals) -> Result<(), ServeError> {
     let end_lost = |reason: String| {
+        tracing::error!(reason, "the encoder is lost");
         service.stop(&reason);
         Err(ServeError::Lost { reason })
     };
@@ -171,6 +173,7 @@ async fn until_the_end(service: &Service, options: &Options, signals: &mut Signa
         () = signals.next() => {}
         reason = lost(service, options.batch_timeout) => return end_lost(reason),
     }
+    tracing::info!(requests = service.batcher.load().0, "draining");
     service.batcher.drain();
     tokio::select! {
         () = signals.next() => Err(ServeError::Interrupted),
@@ -225,6 +228,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/stats", get(protocol::all_statistics))
         .route("/v2/repository/index", post(protocol::repository))
         .fallback(refused::no_such_path)
+        .layer(axum::middleware::from_fn(log::requests))
         .with_state(service)
 }
 

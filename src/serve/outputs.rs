@@ -93,6 +93,11 @@ impl Wanted {
         Ok(Self { outputs, dtype })
     }
 
+    /// The element type of the embeddings.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The tensors of an answer, each with whether it travels as binary data.
     pub(super) fn of<'a>(&self, answer: &'a Answer) -> impl Iterator<Item = (OutputTensor<'a>, bool)> {
         self.outputs.iter().map(|(output, binary)| (output.of(answer, self.dtype), *binary))

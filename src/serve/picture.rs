@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{Pieces, receive, swallow};
+use super::log::Told;
 use super::output;
 use super::refused::Refused;
 use super::service::Service;
@@ -32,9 +33,12 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     };
     let file = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
     visit.received();
+    visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
     let answer = visit.pictures(vec![file]).await?;
     let model = &service.model;
+    let (etag, told) = (answer.etag(dtype), Told::of(&answer));
+    let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
         &answer,
         dtype,
@@ -49,11 +53,15 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         ],
     );
     let timing = answer.timing.header();
-    let pieces = [head, output::embeddings(answer.reply.clone(), dtype)].into();
+    let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
     answer.succeeded();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    response.extensions_mut().insert(told);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Ok(etag) = etag.try_into() {
+        headers.insert(header::ETAG, etag);
+    }
     if let Ok(timing) = timing.try_into() {
         headers.insert("server-timing", timing);
     }

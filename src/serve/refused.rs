@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use tonic::{Code, Status};
 
+use super::log::Told;
 use crate::batch::{Failure, Phase, Refusal};
 use crate::error::{CudaError, Error, ImageError, InputError};
 
@@ -35,6 +36,8 @@ pub(super) enum Refused {
     NotHere { what: String },
     #[error("{what} is not implemented")]
     Unimplemented { what: String },
+    #[error("the embeddings are those of {etag}")]
+    Unchanged { etag: String },
     #[error("the request was dropped: {reason}")]
     Dropped { reason: &'static str },
 }
@@ -71,6 +74,8 @@ impl Refused {
             Self::BodyBroken { .. } | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
             Self::NotHere { .. } => StatusCode::NOT_FOUND,
             Self::Unimplemented { .. } => StatusCode::NOT_IMPLEMENTED,
+            // 304 is for GET and HEAD alone.
+            Self::Unchanged { .. } => StatusCode::PRECONDITION_FAILED,
             Self::Dropped { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -82,6 +87,7 @@ impl Refused {
                 Code::InvalidArgument
             }
             StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
@@ -92,11 +98,16 @@ impl Refused {
         if let Some(seconds) = self.retry_after() {
             status.metadata_mut().insert("grpc-retry-pushback-ms", (1000 * seconds).into());
         }
+        if let Self::Unchanged { etag } = self
+            && let Ok(etag) = etag.parse()
+        {
+            status.metadata_mut().insert("etag", etag);
+        }
         status
     }
 
-    /// What is said, which is short whatever a client calls its tensors.
-    fn message(&self) -> String {
+    /// What is told, which is short whatever a client calls its tensors.
+    pub(super) fn message(&self) -> String {
         let message = self.to_string();
         match message.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}…", &message[..end]),
@@ -118,10 +129,16 @@ impl IntoResponse for Refused {
         let body = serde_json::json!({ "error": self.message() }).to_string();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status();
+        response.extensions_mut().insert(Told::refused(&self));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Self::Unchanged { etag } = &self
+            && let Ok(etag) = etag.try_into()
+        {
+            headers.insert(header::ETAG, etag);
         }
         response
     }

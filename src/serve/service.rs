@@ -11,12 +11,15 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::Options;
 use super::deadline;
 use super::metrics::{Metrics, Stage};
+use super::output::{etag, lists};
 use super::refused::Refused;
 use super::statistics::{Account, Statistics};
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
-use crate::encoder::Encoder;
-use crate::image::{Image, Limits as ImageLimits, Preprocessor};
+use crate::digest::Digest;
+use crate::dtype::Dtype;
+use crate::encoder::{Encoder, Identity, Pixels};
+use crate::image::{Image, Limits as ImageLimits, Preprocessor, Tiles};
 use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
@@ -29,6 +32,7 @@ pub(super) struct Model {
     pub(super) computed_in: crate::Dtype,
     /// None where the model's pixels have not three channels.
     pub(super) preprocessor: Option<Preprocessor>,
+    identity: Identity,
     computed_tiles: BTreeMap<[usize; 2], usize>,
 }
 
@@ -42,6 +46,7 @@ impl Model {
             computed_tiles: ratios.filter_map(count).collect(),
             config,
             semantics: encoder.semantics(),
+            identity: encoder.identity(),
             computed_in: encoder.precision().activations,
             preprocessor: encoder.preprocessor().ok().cloned(),
         }
@@ -72,6 +77,8 @@ pub(super) struct Answer {
     /// Tiles of each image whose rows are there.
     pub(super) num_tiles: Vec<i64>,
     pub(super) aspect_ratios: Vec<[i64; 2]>,
+    /// One a picture, or one for a pixel tensor.
+    pub(super) content_hashes: Vec<Digest>,
     pub(super) timing: Timing,
     account: Account,
 }
@@ -80,6 +87,16 @@ impl Answer {
     /// The response is made.
     pub(super) fn succeeded(self) {
         self.account.succeed(&self.timing, &self.reply);
+    }
+
+    /// The content hash of all of it.
+    pub(super) fn content_hash(&self) -> Digest {
+        Digest::of_all(&self.content_hashes)
+    }
+
+    /// The ETag of its embeddings in this element type.
+    pub(super) fn etag(&self, dtype: Dtype) -> String {
+        etag(&self.content_hash(), dtype)
     }
 }
 
@@ -108,6 +125,8 @@ pub(super) struct Visit<'a> {
     pub(super) deadline: Instant,
     account: Account,
     timing: Timing,
+    /// ETags that the client has, and the element type that it asks for.
+    known: Option<(String, Dtype)>,
 }
 
 impl Service {
@@ -129,7 +148,7 @@ impl Service {
         let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
         let deadline = Instant::now() + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, account, timing: Timing::default() })
+        Ok(Visit { service: self, place, deadline, account, timing: Timing::default(), known: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -145,6 +164,18 @@ impl Visit<'_> {
         self.timing.receive = self.account.elapsed();
     }
 
+    /// Nothing is computed for a client that has it: one whose If-None-Match lists the ETag.
+    pub(super) fn unless_known(&mut self, headers: &HeaderMap, dtype: Dtype) {
+        let tags = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        self.known = tags.map(|tags| (tags.to_string(), dtype));
+    }
+
+    fn require_unknown(&self, content_hashes: &[Digest]) -> Result<(), Refused> {
+        let Some((tags, dtype)) = &self.known else { return Ok(()) };
+        let etag = etag(&Digest::of_all(content_hashes), *dtype);
+        if lists(tags, &etag) { Err(Refused::Unchanged { etag }) } else { Ok(()) }
+    }
+
     /// Encodes pictures, given as files.
     pub(super) async fn pictures(self, files: Vec<Bytes>) -> Result<Answer, Refused> {
         let model = &self.service.model;
@@ -156,23 +187,28 @@ impl Visit<'_> {
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| Refused::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
-        let (place, tile_bytes) = (self.place.clone(), model.tile_bytes());
+        let (place, tile_bytes, identity) = (self.place.clone(), model.tile_bytes(), model.identity);
         let cut = tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let cut = |file: &Bytes| {
                 let (width, height) = Image::dimensions(file, &limits)?;
                 place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
-                Ok(preprocessor.tiles(&Image::decode(file, &limits)?)?)
+                let image = Image::decode(file, &limits)?;
+                let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
+                Ok((tiles?, identity.content_hash(&digest, Some(&preprocessor))))
             };
             files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()
         });
-        let tiles = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })??;
+        let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })??;
+        let (tiles, content_hashes): (Vec<Tiles>, Vec<Digest>) = cut.into_iter().unzip();
+        self.require_unknown(&content_hashes)?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, begin.elapsed()).await
+        let inputs = Inputs::Pictures(tiles);
+        self.encode(inputs, cost, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
@@ -185,9 +221,23 @@ impl Visit<'_> {
         let [images, tiles, ..] = shape;
         let all = images.saturating_mul(tiles);
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
-        let ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
+        let begin = Instant::now();
+        let identity = self.service.model.identity;
+        let hash = tokio::task::spawn_blocking(move || {
+            let [n, t, channels, height, width] = shape;
+            let shape = [1, n, t, channels, height, width];
+            let pixels = Pixels { images: &values, shape, aspect_ratio: aspect_ratio.as_deref() };
+            let content_hash = identity.content_hash(&pixels.digest(), None);
+            (values, aspect_ratio, content_hash)
+        });
+        let hash = self.in_time(hash).await?.map_err(|_| Refused::Dropped { reason: "hashing panicked" })?;
+        let (values, aspect_ratio, content_hash) = hash;
+        let content_hashes = vec![content_hash];
+        self.require_unknown(&content_hashes)?;
+        let aspect_ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
         let inputs = Inputs::Pixels { values, shape, aspect_ratio };
-        self.encode(inputs, all, vec![tiles as i64; images], ratios, Duration::ZERO).await
+        let num_tiles = vec![tiles as i64; images];
+        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await
     }
 
     async fn encode(
@@ -196,6 +246,7 @@ impl Visit<'_> {
         cost: usize,
         num_tiles: Vec<i64>,
         aspect_ratios: Vec<[i64; 2]>,
+        content_hashes: Vec<Digest>,
         prepare: Duration,
     ) -> Result<Answer, Refused> {
         self.timing.prepare = prepare;
@@ -225,7 +276,7 @@ impl Visit<'_> {
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         let (timing, account) = (self.timing, self.account);
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, account })
+        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, timing, account })
     }
 
     /// Waits for something until the deadline comes or the server stops.

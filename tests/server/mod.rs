@@ -7,6 +7,7 @@ pub mod grpc;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::golden;
@@ -19,6 +20,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// gRPC's address.
     pub grpc: SocketAddr,
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 /// An answer.
@@ -59,20 +61,39 @@ impl Server {
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
+        let said = Arc::new(Mutex::new(Vec::new()));
         let mut grpc = None;
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("listening on http://") {
-                break address.parse().unwrap();
+            said.lock().unwrap().push(line.clone());
+            let logged: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+            let find = |protocol: &str| {
+                let said = line
+                    .strip_prefix("listening on ")
+                    .and_then(|line| line.strip_prefix(protocol)?.strip_prefix("://"));
+                said.or(logged.as_ref().and_then(|line| line[protocol].as_str()))
+                    .map(|address| address.parse().unwrap())
+            };
+            grpc = grpc.or(find("grpc"));
+            if let Some(address) = find("http") {
+                break address;
             }
-            grpc = grpc.or(line.strip_prefix("listening on grpc://").and_then(|address| address.parse().ok()));
-            said.push(line);
         };
-        // What it says later is passed on, so that it never waits for a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
-        Self { child, address, grpc: grpc.expect("it says where it serves gRPC") }
+        // What it says later is read as it comes, so that it never waits for a reader.
+        let later = said.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("server: {line}");
+                later.lock().unwrap().push(line);
+            }
+        });
+        Self { child, address, grpc: grpc.expect("it says where it serves gRPC"), said }
+    }
+
+    /// The lines it has written to its standard error so far.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
     }
 
     pub fn wait_until_ready(&self) {

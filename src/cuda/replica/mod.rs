@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::batch::BatchTables;
 use super::cublas::Cublas;
-use super::driver::{Context, DeviceMemory, Graph};
+use super::driver::{Context, DeviceMemory, DeviceModel, Graph};
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
 use super::slot::{Slot, Streams};
-use super::tuning::Tuning;
+use super::tuning::{Tuning, driver_version};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
@@ -105,6 +105,16 @@ impl Replica {
     /// The GPU, for people.
     pub(super) fn describe(&self) -> String {
         format!("cuda:{} ({})", self.context.ordinal(), self.context.model().name)
+    }
+
+    /// What the GPU adds to the numerics class. Our kernels give the same bits on all GPUs of a compute capability;
+    /// cuBLASLt chooses its own by GPU and release.
+    pub(super) fn numerics(&self, form: Form) -> String {
+        let DeviceModel { name, capability: (major, minor), .. } = self.context.model();
+        match form {
+            Form::Cublas => format!("{name}, {}", driver_version()),
+            Form::Cpu | Form::Portable | Form::Hopper => format!("{major}.{minor}"),
+        }
     }
 
     pub(super) fn is_simulated(&self) -> bool {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
 use super::super::body::in_time;
+use super::super::log::Told;
 use super::super::refused::Refused;
 use super::super::service::Service;
 use super::message::Asked;
@@ -29,9 +30,11 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let message = in_time(visit.deadline, received.only(&place)).await?;
     visit.received();
     let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
+    visit.unless_known(headers, form.dtype());
     let answer = tensors.encode(visit).await?;
     let pieces = form.message(&answer, &place)?.framed(Some(&place))?;
     let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
+    response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
     if let Ok(timing) = answer.timing.header().try_into() {

@@ -17,6 +17,7 @@ use super::inference::model_infer_response::InferOutputTensor;
 use super::inference::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use super::sent::Pieces;
 use crate::batch::Place;
+use crate::dtype::Dtype;
 
 /// The field of an answer that holds tensors in memory.
 const RAW_OUTPUT_CONTENTS: u32 = 6;
@@ -58,6 +59,11 @@ impl Asked {
 }
 
 impl Form {
+    /// The element type of the embeddings.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.wanted.dtype()
+    }
+
     /// The message of an answer.
     pub(super) fn message(self, answer: &Answer, place: &Place) -> Result<Pieces, Refused> {
         let (mut outputs, mut raw) = (Vec::new(), Vec::new());
@@ -70,8 +76,16 @@ impl Form {
             });
             raw.push(self.wanted.bytes(tensor.values, place)?);
         }
-        let (model_name, model_version) = (MODEL.into(), VERSION.into());
-        let head = ModelInferResponse { model_name, model_version, id: self.id, outputs, ..<_>::default() };
+        let content_hash = ParameterChoice::StringParam(answer.content_hash().to_string());
+        let content_hash = InferParameter { parameter_choice: Some(content_hash) };
+        let head = ModelInferResponse {
+            model_name: MODEL.into(),
+            model_version: VERSION.into(),
+            id: self.id,
+            parameters: HashMap::from([("content_hash".into(), content_hash)]),
+            outputs,
+            ..<_>::default()
+        };
         let mut pieces = Pieces::of(&head);
         for bytes in raw {
             pieces.push(RAW_OUTPUT_CONTENTS, bytes);

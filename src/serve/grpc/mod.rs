@@ -28,6 +28,7 @@ use tonic::Status;
 use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
+use super::log::{self, Told};
 use super::refused::Refused;
 use super::service::Service;
 
@@ -67,6 +68,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
             refused(&Refused::Unimplemented { what })
         })
         .layer(from_fn(require_grpc))
+        .layer(from_fn(log::requests))
         .with_state(service)
 }
 
@@ -101,7 +103,9 @@ async fn require_grpc(request: Request, next: Next) -> Response {
 
 /// The answer that is a refusal alone.
 fn refused(refused: &Refused) -> Response {
-    refused.grpc_status().into_http()
+    let mut response: Response = refused.grpc_status().into_http();
+    response.extensions_mut().insert(Told::refused(refused));
+    response
 }
 
 /// What comes behind the last message when all went well.

@@ -11,6 +11,7 @@ use super::HEADER_LEN;
 use super::wire::{self, BinarySize, Parameters, Request};
 use crate::batch::Place;
 use crate::serve::body::Pieces;
+use crate::serve::log::Told;
 use crate::serve::outputs::{OutputTensor, Values, Wanted};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
@@ -53,17 +54,27 @@ pub(super) fn respond(
         };
         outputs.push(wire::Output { name, datatype, shape, parameters, data });
     }
-    let response = wire::Response { model_name: MODEL, model_version: VERSION, id, outputs };
+    let response = wire::Response {
+        model_name: MODEL,
+        model_version: VERSION,
+        id,
+        parameters: wire::Facts { content_hash: answer.content_hash().to_string() },
+        outputs,
+    };
     let json = serde_json::to_vec(&response).map_err(|_| Refused::Dropped { reason: "the answer has no JSON form" })?;
     let json_len = json.len();
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    response.extensions_mut().insert(Told::of(answer));
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if is_binary {
         headers.insert(HEADER_LEN, json_len.into());
+    }
+    if let Ok(etag) = answer.etag(wanted.dtype()).try_into() {
+        headers.insert(header::ETAG, etag);
     }
     if let Ok(timing) = answer.timing.header().try_into() {
         headers.insert("server-timing", timing);

@@ -52,6 +52,7 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     let request: wire::Request = serde_json::from_slice(&json)
         .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
     let wanted = answer::wanted(&request)?;
+    visit.unless_known(&head.headers, wanted.dtype());
     let place = visit.place.clone();
     let answer = tensors(request.inputs, binary)?.encode(visit).await?;
     let response = answer::respond(request.id.as_deref(), &wanted, &answer, place)?;

@@ -53,7 +53,14 @@ pub(super) struct Response<'a> {
     pub(super) model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<&'a str>,
+    pub(super) parameters: Facts,
     pub(super) outputs: Vec<Output<'a>>,
+}
+
+/// What is said of a response.
+#[derive(Debug, Serialize)]
+pub(super) struct Facts {
+    pub(super) content_hash: String,
 }
 
 /// A tensor of a response.
