@@ -76,11 +76,10 @@ fn what_the_server_and_its_model_are_can_be_asked() {
     assert!(client.ask::<_, ServerReadyResponse>("ServerReady", ServerReadyRequest {}).unwrap().ready);
     let ready = |name: &str, version: &str| {
         let asked = ModelReadyRequest { name: name.into(), version: version.into() };
-        client.ask::<_, ModelReadyResponse>("ModelReady", asked)
+        client.ask::<_, ModelReadyResponse>("ModelReady", asked).unwrap().ready
     };
-    assert!(ready("tilesight", "").unwrap().ready && ready("tilesight", "1").unwrap().ready);
-    assert_eq!(ready("other", "").unwrap_err().code(), Code::NotFound);
-    assert_eq!(ready("tilesight", "2").unwrap_err().code(), Code::NotFound);
+    assert!(ready("tilesight", "") && ready("tilesight", "1"));
+    assert!(!ready("other", "") && !ready("tilesight", "2"));
 
     let metadata: ServerMetadataResponse = client.ask("ServerMetadata", ServerMetadataRequest {}).unwrap();
     let over_http = server.get("/v2").json();
@@ -102,6 +101,11 @@ fn what_the_server_and_its_model_are_can_be_asked() {
             ("aspect_ratio", "INT64", &[-1, 2]),
         ]
     );
+    for (name, version) in [("other", ""), ("tilesight", "2")] {
+        let asked = ModelMetadataRequest { name: name.into(), version: version.into() };
+        let unknown = client.ask::<_, ModelMetadataResponse>("ModelMetadata", asked).unwrap_err();
+        assert_eq!(unknown.code(), Code::NotFound);
+    }
     let asked = ModelConfigRequest { name: "tilesight".into(), version: "1".into() };
     let config = client.ask::<_, ModelConfigResponse>("ModelConfig", asked).unwrap().config.unwrap();
     assert_eq!((config.max_batch_size, config.input.len(), config.output.len()), (0, 3, 3));

@@ -71,9 +71,8 @@ impl Refused {
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyBroken { .. } | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyBroken { .. } | Self::Malformed { .. } | Self::Unimplemented { .. } => StatusCode::BAD_REQUEST,
             Self::NotHere { .. } => StatusCode::NOT_FOUND,
-            Self::Unimplemented { .. } => StatusCode::NOT_IMPLEMENTED,
             // 304 is for GET and HEAD alone.
             Self::Unchanged { .. } => StatusCode::PRECONDITION_FAILED,
             Self::Dropped { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -83,6 +82,7 @@ impl Refused {
     /// The same, as gRPC has it. A retry is worth its while where gRPC's own clients are told so, in milliseconds.
     pub(super) fn grpc_status(&self) -> Status {
         let code = match self.status() {
+            _ if matches!(self, Self::Unimplemented { .. }) => Code::Unimplemented,
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 Code::InvalidArgument
             }
@@ -91,7 +91,6 @@ impl Refused {
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-            StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
             _ => Code::Internal,
         };
         let mut status = Status::new(code, self.message());

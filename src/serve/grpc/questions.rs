@@ -21,10 +21,10 @@ pub(super) fn server_ready(service: &Service, _: ServerReadyRequest) -> Result<S
     Ok(ServerReadyResponse { ready: is_ready(service) })
 }
 
+/// A model that is not here is not ready either: Triton's clients expect an answer.
 pub(super) fn model_ready(service: &Service, asked: ModelReadyRequest) -> Result<ModelReadyResponse, Refused> {
-    require_model(&asked.name)?;
-    require_version(&asked.version)?;
-    Ok(ModelReadyResponse { ready: is_ready(service) })
+    let is_here = require_model(&asked.name).and_then(|()| require_version(&asked.version)).is_ok();
+    Ok(ModelReadyResponse { ready: is_here && is_ready(service) })
 }
 
 /// gRPC's health protocol: services by their full names, or all of them together.
