@@ -83,7 +83,8 @@ fn the_log_has_an_object_for_every_request_to_encode() {
     let etag = named.header("etag").unwrap();
     assert!(etag.contains(encoded["content_hash"].as_str().unwrap()));
     let time = |name: &str| encoded[name].as_f64().unwrap();
-    let stages: f64 = ["receive_ms", "decode_ms", "preprocess_ms", "queue_ms", "compute_ms"].into_iter().map(time).sum();
+    let stages: f64 =
+        ["receive_ms", "decode_ms", "preprocess_ms", "queue_ms", "compute_ms"].into_iter().map(time).sum();
     assert!(stages > 0.0 && stages <= time("milliseconds"), "{encoded}");
     let refusal = find("id", &given).unwrap();
     assert_eq!((&refusal["message"], &refusal["status"]), (&json!("refused"), &json!(415)));

@@ -55,6 +55,11 @@ impl Timing {
         *self.0[stage as usize].get_or_insert_default() += time;
     }
 
+    /// The time of some stages together.
+    pub(super) fn of(&self, stages: &[Stage]) -> Duration {
+        stages.iter().filter_map(|stage| self.0[*stage as usize]).sum()
+    }
+
     /// A stage's time, where it was gone through.
     pub(super) fn milliseconds(&self, stage: Stage) -> Option<f64> {
         self.0[stage as usize].map(|time| time.as_secs_f64() * 1e3)
@@ -137,9 +142,8 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
 }
 
 impl Metrics {
-    /// A request has its answer, which took `serialise` to make; its `Server-Timing`.
-    pub(super) fn answered(&self, mut timing: Timing, serialise: Duration) -> String {
-        timing.add(Stage::Serialise, serialise);
+    /// A request has its answer; its `Server-Timing`.
+    pub(super) fn answered(&self, timing: &Timing) -> String {
         for (stage, time) in timing.stages() {
             self.stages[stage].observe(time.as_secs_f64(), &SECONDS);
         }

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
 use super::refused::Refused;
+use super::statistics::{Account, Statistics};
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
@@ -22,9 +24,6 @@ use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
-
-/// The header by which a client asks for less time than the server gives.
-const TIMEOUT: &str = "tilesight-timeout-ms";
 
 /// The model, as its clients see it.
 pub(super) struct Model {
@@ -65,6 +64,7 @@ pub(super) struct Service {
     pub(super) model: Model,
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) statistics: Arc<Statistics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -82,6 +82,9 @@ pub(super) struct Answer {
     /// One a picture; of a pixel tensor there is none.
     pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+    /// When its embeddings were there.
+    computed: Instant,
+    account: Account,
 }
 
 /// Where a picture came to lie.
@@ -93,6 +96,13 @@ pub(super) struct Placement {
 }
 
 impl Answer {
+    /// The response is made; where the time went, as a `Server-Timing` header has it.
+    pub(super) fn finished(mut self, service: &Service) -> String {
+        self.timing.add(Stage::Serialise, self.computed.elapsed());
+        self.account.succeed(&self.timing);
+        service.metrics.answered(&self.timing)
+    }
+
     /// The content hash of all of it.
     pub(super) fn content_hash(&self) -> Digest {
         Digest::of_all(&self.content_hashes)
@@ -111,37 +121,39 @@ pub(super) struct Visit<'a> {
     pub(super) deadline: Instant,
     /// When the stage began that it is in.
     begin: Instant,
+    account: Account,
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
     known: Option<(String, Dtype)>,
 }
 
 impl Service {
-    /// `metrics` count the batcher's batches.
-    pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
+    /// `metrics` and `statistics` count the batcher's batches.
+    pub(super) fn new(
+        batcher: Batcher,
+        model: Model,
+        metrics: Arc<Metrics>,
+        statistics: Arc<Statistics>,
+        options: Options,
+    ) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        Self { batcher, model, options, metrics, image_slots, stopped }
+        Self { batcher, model, options, metrics, statistics, image_slots, stopped }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
         let begin = Instant::now();
+        let account = Account::open(&self.statistics);
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
-        let asked = headers.get(TIMEOUT).map(|value| {
-            let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
-            milliseconds.map(Duration::from_millis).ok_or_else(|| {
-                Refused::malformed(format!("{TIMEOUT} must be a number of milliseconds, found {value:?}"))
-            })
-        });
-        let timeout = asked.transpose()?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
-        let deadline = begin + timeout;
+        let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
+        let deadline = Instant::now() + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, timing: Timing::default(), known: None })
+        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -274,8 +286,19 @@ impl Visit<'_> {
         self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        let (placements, timing) = (Vec::new(), self.timing);
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, placements, timing })
+        let Self { timing, account, begin: computed, .. } = self;
+        let placements = Vec::new();
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements,
+            timing,
+            computed,
+            account,
+        })
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.

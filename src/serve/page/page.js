@@ -9,12 +9,17 @@ const images = figures.map((figure) => figure.querySelector("img"));
 const components = figures[1].querySelector("canvas");
 
 const POLL_MS = 3000;
-const COLORS = { receive: 0, prepare: 1, queue: 2, encode: 3 };
+const COLORS = { receive: 0, decode: 1, preprocess: 6, queue: 2, compute: 3, gpu: 3 };
 const MEANINGS = {
   receive: "the picture arrives",
-  prepare: "decoded, resized, cut into tiles",
-  queue: "waits for the encoder",
-  encode: "computed, with all that was in the batch",
+  decode: "decoded",
+  preprocess: "resized, cut into tiles",
+  queue: "waits, for a decoder and for the encoder",
+  compute: "computed, with all that was in the batch",
+  h2d: "the pixels go to the GPU",
+  gpu: "computed on the GPU, with all that was in the batch",
+  d2h: "the embeddings come back",
+  serialise: "the answer is written",
   between: "the way there and back, and the browser",
 };
 
