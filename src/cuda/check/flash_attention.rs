@@ -34,14 +34,15 @@ const BATCHES: [&[Image]; 6] = [
 ];
 
 /// At the borders of what Hopper's kernels with this tiling cut rows into: a warpgroup's tile, an item and a block of keys,
-/// each just filled and with one more; and rows left over whose keys are cut into pieces: one, those of a tile, one more.
+/// each just filled and with one more, and a block with one less; and rows left over whose keys are cut into pieces: one,
+/// those of a tile, one more.
 fn hopper_edges(AttentionTiling { rows, keys }: AttentionTiling) -> [Vec<Image>; 3] {
     // The fewest items whose images have the four blocks of keys that are cut.
     let whole = (3 * keys).div_ceil(rows) * rows;
     let tile = ATTENTION_TILE;
     let image = |rows: usize| -> Image { (rows, &[]) };
     [
-        [tile, tile + 1, rows, rows + 1, keys, keys + 1].map(image).to_vec(),
+        [tile, tile + 1, rows, rows + 1, keys - 1, keys, keys + 1].map(image).to_vec(),
         vec![image(whole + 1)],
         vec![image(whole + tile), image(whole + tile + 1)],
     ]
@@ -120,12 +121,18 @@ struct Attention {
 
 impl Attention {
     fn draw(images: &[Image], head_dim: usize, columns: usize, dtype: Dtype) -> Self {
-        let num_rows: usize = images.iter().map(|(real, padding)| real + padding.len()).sum();
-        let mut draw = Draw::new((num_rows * head_dim) as u64);
+        // Keys beside a border of what is seen: who sees one too many, or too few, is to notice.
+        let borders = images.iter().flat_map(|(real, padding)| {
+            let len = real + padding.len();
+            (0..len).map(move |row| [0, real - 1, *real, len - 1].contains(&row))
+        });
+        let borders: Vec<bool> = borders.collect();
+        let mut draw = Draw::new((borders.len() * head_dim) as u64);
         let mut qkv = Vec::new();
-        for row in 0..num_rows {
+        for (row, is_border) in borders.into_iter().enumerate() {
             // Scores that reach far, and rows of values a hundred times the others.
-            for scale in [2.0, if row % 7 == 3 { 4.0 } else { 1.0 }, if row % 5 == 4 { 100.0 } else { 1.0 }] {
+            let key = if is_border || row % 7 == 3 { 4.0 } else { 1.0 };
+            for scale in [2.0, key, if row % 5 == 4 { 100.0 } else { 1.0 }] {
                 for _ in 0..NUM_HEADS {
                     qkv.extend(draw.normal(head_dim, scale, dtype));
                     qkv.resize(qkv.len() + columns - head_dim, 0.0);
