@@ -66,21 +66,35 @@ class Answer:
         bits = tensor("embeddings", "<u2").astype("<u4") << 16
         self.embeddings = bits.view("<f4").astype(np.float64)
 
-    def colors(self):
-        """[rows of patches, columns, 3] by the singular vectors of the patches, and the components' shares."""
+    def patches(self):
+        """The patches' embeddings, row by row of the canvas: [rows of patches, columns, width]."""
         tiles = self.embeddings.reshape(self.down, self.across, self.tokens, -1)[:, :, 1:]
         patches = tiles.reshape(self.down, self.across, self.side, self.side, -1).transpose(0, 2, 1, 3, 4)
-        rows, columns = self.down * self.side, self.across * self.side
-        centered = patches.reshape(rows * columns, -1)
-        centered = centered - centered.mean(axis=0)
-        u, s, _ = np.linalg.svd(centered, full_matrices=False)
-        assert (s[:3] > 1.001 * s[1:4]).all(), f"components too close to tell apart: {s[:4]}"
-        scores = u[:, :3] * s[:3]
-        ordered = np.sort(scores, axis=0)
-        last = len(ordered) - 1
-        low, high = ordered[math.floor(0.01 * last)], ordered[math.ceil(0.99 * last)]
-        colors = np.clip(255 * (scores - low) / (high - low), 0, 255)
-        return colors.reshape(rows, columns, 3), s[:3] ** 2 / (s**2).sum()
+        return patches.reshape(self.down * self.side, self.across * self.side, -1)
+
+
+def colors_of(patches):
+    """[..., 3] by the singular vectors of the patches, and the components' shares of the variance."""
+    centered = patches.reshape(-1, patches.shape[-1])
+    centered = centered - centered.mean(axis=0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
+    assert (s[:3] > 1.001 * s[1:4]).all(), f"components too close to tell apart: {s[:4]}"
+    scores = u[:, :3] * s[:3]
+    ordered = np.sort(scores, axis=0)
+    last = len(ordered) - 1
+    low, high = ordered[math.floor(0.01 * last)], ordered[math.ceil(0.99 * last)]
+    colors = np.clip(255 * (scores - low) / (high - low), 0, 255)
+    return colors.reshape(*patches.shape[:-1], 3), s[:3] ** 2 / (s**2).sum()
+
+
+def require_colors(found, expected):
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    for channel in range(3):
+        shown, wanted = found[..., channel], expected[..., channel]
+        assert shown.std() > 20, f"component {channel} is flat: {shown}"
+        # A direction has two signs.
+        worst = min(abs(shown - wanted).max(), abs(255 - shown - wanted).max())
+        assert worst <= 1, f"component {channel} differs by {worst} levels"
 
 
 def number(text):
@@ -118,7 +132,7 @@ def check_shown(browser, answer):
     assert f"resized to {answer.width} × {answer.height}" in words, words
     assert f"{count} tile" in words and f"{answer.down} down and {answer.across} across" in words, words
     check_timing(browser)
-    return check_colors(browser, answer)
+    check_colors(browser, answer)
 
 
 def check_timing(browser):
@@ -159,19 +173,12 @@ def pixels(browser, source):
 
 def check_colors(browser, answer):
     found = pixels(browser, "document.querySelector('#components canvas')")
-    expected, shares = answer.colors()
-    assert found.shape[:2] == expected.shape[:2], (found.shape, expected.shape)
+    expected, shares = colors_of(answer.patches())
     assert (found[..., 3] == 255).all()
-    for channel in range(3):
-        shown = found[..., channel]
-        assert shown.std() > 20, f"component {channel} is flat: {shown}"
-        # A direction has two signs.
-        worst = min(abs(shown - expected[..., channel]).max(), abs(255 - shown - expected[..., channel]).max())
-        assert worst <= 1, f"component {channel} differs by {worst} levels"
+    require_colors(found[..., :3], expected)
     words = browser.evaluate("document.querySelector('#components .what').textContent")
     for share in shares:
         assert f"{100 * share:.{1 if share < 0.0995 else 0}f} %" in words, (shares, words)
-    return found
 
 
 def check_pointer(browser, answer):
@@ -304,7 +311,7 @@ def main(browser):
         assert (draw(browser)[2:-2, 2:-2] == 255).all()
         browser.press("g")
 
-    check_large(browser)
+    check_components(browser)
     check_channels(browser)
 
     browser.open(f"{origin}/docs")
@@ -333,36 +340,60 @@ def draw(browser):
                            " await image.decode(); return image; })()")
 
 
-def check_large(browser):
-    """As many numbers as the largest canvas of the published encoder has; the page stays alive."""
-    found = browser.evaluate(
-        """(async () => {
-          const [rows, width, tokens] = [6404, 4096, 1601];
+def components(browser, source, rows, width, tokens):
+    """What the worker finds in bf16 values, a JavaScript expression that fills `values`; and how it kept the page busy."""
+    return browser.evaluate(
+        f"""(async () => {{
+          const [rows, width, tokens] = [{rows}, {width}, {tokens}];
           const buffer = new ArrayBuffer(2 * rows * width), values = new Uint16Array(buffer);
-          const [float, bits] = [new Float32Array(1), new Uint32Array(1)];
-          const view = new Uint32Array(float.buffer);
-          for (let row = 0, k = 0; row < rows; row++) {
-            for (let column = 0; column < width; column++, k++) {
-              float[0] = 3 * Math.sin(row) * (column % 2) + 2 * Math.cos(3 * row) * (column % 3) + ((k * 2654435761 >>> 16) % 97) / 97;
-              values[k] = view[0] >>> 16;
-            }
-          }
+          {source};
           let [worst, last] = [0, performance.now()];
-          const beat = setInterval(() => {
+          const beat = setInterval(() => {{
             worst = Math.max(worst, performance.now() - last);
             last = performance.now();
-          }, 5);
+          }}, 5);
           const worker = new Worker("page/components.js");
-          const answer = await new Promise((resolve) => {
-            worker.onmessage = ({ data }) => resolve(data);
-            worker.postMessage({ buffer, offset: 0, rows, width, tokens }, [buffer]);
-          });
+          const answer = await new Promise((resolve) => {{
+            worker.onmessage = ({{ data }}) => resolve(data);
+            worker.postMessage({{ buffer, offset: 0, rows, width, tokens }}, [buffer]);
+          }});
           clearInterval(beat);
-          return { error: answer.error, colors: answer.colors?.length, ms: answer.ms, worst };
-        })()"""
+          return {{ ...answer, colors: [...(answer.colors ?? [])], worst }};
+        }})()"""
     )
-    assert found.get("error") is None and found["colors"] == 3 * 6400, found
-    assert found["worst"] < found["ms"] / 2, f"the page stood still: {found}"
+
+
+def check_components(browser):
+    # Enough patches for the hundredths at both ends to be cut off.
+    rows, width, tokens = 2 * 257, 48, 257
+    noise = np.random.default_rng(5).standard_normal((rows, width)) * np.geomspace(1, 0.1, width) + 3
+    bits = noise.astype("<f4").view("<u4") >> 16
+    given = base64.b64encode(bits.astype("<u2").tobytes()).decode()
+    source = f"new Uint8Array(buffer).set(Uint8Array.from(atob('{given}'), (letter) => letter.charCodeAt()))"
+    found = components(browser, source, rows, width, tokens)
+    kept = (bits << 16).view("<f4").astype(float).reshape(2, tokens, width)[:, 1:]
+    expected, shares = colors_of(kept)
+    assert ((expected == 0) | (expected == 255)).sum() > 6
+    require_colors(np.array(found["colors"], float).reshape(expected.shape), expected)
+    assert np.allclose(found["shares"], shares, rtol=1e-6), (found["shares"], shares)
+
+    same = components(browser, "values.fill(0x3f80)", 10, 4, 5)
+    assert same["colors"] == [128] * 24, same
+    broken = components(browser, "values.fill(0x7fc0)", 10, 4, 5)
+    assert "not finite" in broken["error"], broken
+
+    # As many numbers as the largest canvas of the published encoder has; the page stays alive.
+    source = """for (let row = 0, k = 0; row < rows; row++) {
+      const [first, second, float] = [3 * Math.sin(row), 2 * Math.cos(3 * row), new Float32Array(1)];
+      const bits = new Uint32Array(float.buffer);
+      for (let column = 0; column < width; column++, k++) {
+        float[0] = first * (column % 2) + second * (column % 3) + (Math.imul(k, 2654435761) >>> 16) / 65536;
+        values[k] = bits[0] >>> 16;
+      }
+    }"""
+    found = components(browser, source, 6404, 4096, 1601)
+    assert "error" not in found and len(found["colors"]) == 3 * 6400, found
+    assert found["worst"] < found["ms"] / 2, f"the page stood still: {found['worst']} of {found['ms']} ms"
     print(f"components of 6400 x 4096: {found['ms'] / 1000:.1f} s")
 
 
