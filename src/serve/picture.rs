@@ -1,6 +1,7 @@
 //! `POST /v1/encode`: a picture in, a safetensors file out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -36,6 +37,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
     let answer = visit.pictures(vec![file]).await?;
+    let begin = Instant::now();
     let model = &service.model;
     let [placement] = answer.placements[..] else {
         return Err(Refused::Dropped { reason: "one picture has one place" });
@@ -58,7 +60,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("resized", pair(placement.canvas.resized)),
         ],
     );
-    let timing = answer.timing.header();
+    let timing = answer.timing;
     let pieces = [head, output::embeddings(answer.reply, dtype), content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     response.extensions_mut().insert(told);
@@ -67,7 +69,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = timing.try_into() {
+    if let Ok(timing) = service.metrics.answered(timing, begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

@@ -9,14 +9,14 @@ use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
-use super::metrics::{Metrics, Stage};
+use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
 use super::refused::Refused;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
 use crate::dtype::Dtype;
-use crate::encoder::{Encoder, Identity, Pixels};
+use crate::encoder::{self, Encoder, Identity, Pixels};
 use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
 
@@ -64,7 +64,7 @@ pub(super) struct Service {
     pub(super) batcher: Batcher,
     pub(super) model: Model,
     pub(super) options: Options,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -104,29 +104,12 @@ impl Answer {
     }
 }
 
-/// Where a request's time went.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Timing {
-    pub(super) receive: Duration,
-    pub(super) prepare: Duration,
-    pub(super) queue: Duration,
-    pub(super) encode: Duration,
-}
-
-impl Timing {
-    /// The value of a `Server-Timing` header, in milliseconds.
-    pub(super) fn header(&self) -> String {
-        let stages =
-            [("receive", self.receive), ("prepare", self.prepare), ("queue", self.queue), ("encode", self.encode)];
-        stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3)).join(", ")
-    }
-}
-
 /// One request that has been let in.
 pub(super) struct Visit<'a> {
     service: &'a Service,
     pub(super) place: Arc<Place>,
     pub(super) deadline: Instant,
+    /// When the stage began that it is in.
     begin: Instant,
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
@@ -134,10 +117,10 @@ pub(super) struct Visit<'a> {
 }
 
 impl Service {
-    pub(super) fn new(batcher: Batcher, model: Model, options: Options) -> Self {
+    /// `metrics` count the batcher's batches.
+    pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        let metrics = Metrics::default();
         Self { batcher, model, options, metrics, image_slots, stopped }
     }
 
@@ -171,7 +154,14 @@ impl Service {
 impl Visit<'_> {
     /// The body is here.
     pub(super) fn received(&mut self) {
-        self.timing.receive = self.begin.elapsed();
+        self.ends(Stage::Receive);
+    }
+
+    /// A stage ends, and the next begins.
+    fn ends(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.timing.add(stage, now - self.begin);
+        self.begin = now;
     }
 
     /// Nothing is computed for a client that has it: one whose If-None-Match lists the ETag.
@@ -187,32 +177,39 @@ impl Visit<'_> {
     }
 
     /// Encodes pictures, given as files.
-    pub(super) async fn pictures(self, files: Vec<Bytes>) -> Result<Answer, Refused> {
+    pub(super) async fn pictures(mut self, files: Vec<Bytes>) -> Result<Answer, Refused> {
         let model = &self.service.model;
         let Some(preprocessor) = model.preprocessor.clone() else {
             let expected = model.config.in_channels;
             return Err(crate::Error::from(crate::error::ImageError::Channels { expected }).into());
         };
-        let begin = Instant::now();
+        self.ends(Stage::Decode);
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| Refused::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
         let (place, tile_bytes, identity) = (self.place.clone(), model.tile_bytes(), model.identity);
         let cut = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let mut timing = Timing::default();
             let cut = |file: &Bytes| {
+                let begin = Instant::now();
                 let (width, height) = Image::dimensions(file, &limits)?;
                 let canvas = preprocessor.canvas(width, height)?;
                 place.hold((canvas.num_tiles() as u64).saturating_mul(tile_bytes))?;
                 let image = Image::decode(file, &limits)?;
+                let decoded = Instant::now();
                 let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
+                timing.add(Stage::Decode, decoded - begin);
+                timing.add(Stage::Preprocess, decoded.elapsed());
                 let content_hash = identity.content_hash(&digest, Some(&preprocessor));
                 Ok((tiles?, content_hash, Placement { size: [height, width], canvas }))
             };
-            files.iter().map(cut).collect::<Result<(Vec<_>, Vec<_>, Vec<_>), Refused>>()
+            let cut = files.iter().map(cut).collect::<Result<(Vec<_>, Vec<_>, Vec<_>), Refused>>()?;
+            Ok::<_, Refused>((cut, timing))
         });
         let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
-        let (tiles, content_hashes, placements) = cut?;
+        let ((tiles, content_hashes, placements), timing) = cut?;
+        self.has_worked(&timing);
         self.require_unknown(&content_hashes)?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
@@ -220,13 +217,13 @@ impl Visit<'_> {
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
         let inputs = Inputs::Pictures(tiles);
-        let answer = self.encode(inputs, cost, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await?;
+        let answer = self.encode(inputs, cost, num_tiles, aspect_ratios, content_hashes).await?;
         Ok(Answer { placements, ..answer })
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
     pub(super) async fn pixels(
-        self,
+        mut self,
         values: Vec<f32>,
         shape: [usize; 5],
         aspect_ratio: Option<Vec<[i64; 2]>>,
@@ -234,7 +231,6 @@ impl Visit<'_> {
         let [images, tiles, ..] = shape;
         let all = images.saturating_mul(tiles);
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
-        let begin = Instant::now();
         let identity = self.service.model.identity;
         let hash = tokio::task::spawn_blocking(move || {
             let [n, t, channels, height, width] = shape;
@@ -245,12 +241,13 @@ impl Visit<'_> {
         });
         let hash = self.in_time(hash).await?.map_err(|_| Refused::Dropped { reason: "hashing panicked" })?;
         let (values, aspect_ratio, content_hash) = hash;
+        self.ends(Stage::Decode);
         let content_hashes = vec![content_hash];
         self.require_unknown(&content_hashes)?;
         let aspect_ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
         let inputs = Inputs::Pixels { values, shape, aspect_ratio };
         let num_tiles = vec![tiles as i64; images];
-        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await
+        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes).await
     }
 
     async fn encode(
@@ -260,30 +257,34 @@ impl Visit<'_> {
         num_tiles: Vec<i64>,
         aspect_ratios: Vec<[i64; 2]>,
         content_hashes: Vec<Digest>,
-        prepare: Duration,
     ) -> Result<Answer, Refused> {
-        self.timing.prepare = prepare;
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
         let reply = answered.map_err(|_| Refused::Dropped { reason: "it was never answered" })??;
-        self.timing.queue = reply.queued;
-        self.timing.encode = reply.encoded;
-        let metrics = &self.service.metrics;
-        for (stage, time) in [
-            (Stage::Receive, self.timing.receive),
-            (Stage::Prepare, self.timing.prepare),
-            (Stage::Queue, self.timing.queue),
-            (Stage::Encode, self.timing.encode),
-        ] {
-            metrics.observe(stage, time);
+        let mut timing = Timing::default();
+        match reply.timing {
+            encoder::Timing::Host { compute } => timing.add(Stage::Compute, compute),
+            encoder::Timing::Gpu { h2d, compute, d2h } => {
+                timing.add(Stage::H2d, h2d);
+                timing.add(Stage::Gpu, compute);
+                timing.add(Stage::D2h, d2h);
+            }
         }
-        metrics.count_tiles(num_tiles.iter().sum());
-        metrics.observe_batch(reply.batch_requests);
+        self.has_worked(&timing);
+        self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         let (placements, timing) = (Vec::new(), self.timing);
         Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, placements, timing })
+    }
+
+    /// A part of the time since the last stage went as others say, and the rest was spent waiting.
+    fn has_worked(&mut self, timing: &Timing) {
+        let now = Instant::now();
+        self.timing.add(Stage::Queue, (now - self.begin).saturating_sub(timing.total()));
+        self.timing.append(timing);
+        self.begin = now;
     }
 
     /// Waits for something until the deadline comes or the server stops.

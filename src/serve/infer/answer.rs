@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -13,6 +14,7 @@ use crate::batch::Place;
 use crate::dtype::Dtype;
 use crate::serve::body::Pieces;
 use crate::serve::log::Told;
+use crate::serve::metrics::Metrics;
 use crate::serve::output::{self, dtype_named};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
@@ -71,9 +73,12 @@ pub(super) fn respond(
     wanted: &Wanted,
     answer: Answer,
     place: Arc<Place>,
+    metrics: &Metrics,
 ) -> Result<Response, Refused> {
-    let (etag, told) = (answer.etag(wanted.dtype), Told::of(&answer));
+    let begin = Instant::now();
+    let etag = answer.etag(wanted.dtype);
     let content_hash = answer.content_hash().to_string();
+    let told = Told::of(&answer);
     let Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing, .. } = answer;
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
@@ -131,7 +136,7 @@ pub(super) fn respond(
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = timing.header().try_into() {
+    if let Ok(timing) = metrics.answered(timing, begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

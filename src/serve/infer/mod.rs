@@ -58,7 +58,7 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     let place = visit.place.clone();
     let tensors = Tensors::read(request.inputs, binary)?;
     let answer = encode(visit, tensors).await?;
-    answer::respond(request.id.as_deref(), &wanted, answer, place)
+    answer::respond(request.id.as_deref(), &wanted, answer, place, &service.metrics)
 }
 
 /// The JSON, and the tensors behind it.
