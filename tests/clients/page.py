@@ -8,7 +8,6 @@ the times, and the colours of the embeddings, which numpy computes again. Screen
 
 import base64
 import json
-import math
 import pathlib
 import sys
 import urllib.error
@@ -16,13 +15,14 @@ import urllib.request
 import zlib
 
 import numpy as np
+from answer import Answer, colors_of, require_colors
 from browser import Browser
 
 program, address, folder, picture, jpeg = sys.argv[1:]
 origin = f"http://{address}"
 pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 
-READY = "Boolean(document.querySelector('#components canvas').dataset.ready)"
+READY = "'ready' in document.querySelector('#components canvas').dataset"
 FAILED = "!document.querySelector('#failure').hidden"
 # Exif that says: turn it by 90 degrees. The encoder does not look, so neither must the page.
 EXIF = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
@@ -42,59 +42,6 @@ def transparent_png(side):
     head = side.to_bytes(4) * 2 + bytes([8, 6, 0, 0, 0])
     rows = zlib.compress((b"\0" + bytes(4 * side)) * side)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-class Answer:
-    """The server's answer to a picture, asked for apart from the page."""
-
-    def __init__(self, file):
-        request = urllib.request.Request(f"{origin}/v1/encode?dtype=bf16", data=file, method="POST")
-        with urllib.request.urlopen(request) as response:
-            data = response.read()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        self.metadata = header["__metadata__"]
-
-        def tensor(name, dtype):
-            begin, end = (8 + length + offset for offset in header[name]["data_offsets"])
-            return np.frombuffer(data[begin:end], dtype).reshape(header[name]["shape"])
-
-        self.down, self.across = tensor("aspect_ratio", "<i8")[0].tolist()
-        self.tile, self.tokens = int(self.metadata["tile_size"]), int(self.metadata["tokens_per_tile"])
-        self.side = math.isqrt(self.tokens - 1)
-        self.height, self.width = json.loads(self.metadata["resized"])
-        bits = tensor("embeddings", "<u2").astype("<u4") << 16
-        self.embeddings = bits.view("<f4").astype(np.float64)
-
-    def patches(self):
-        """The patches' embeddings, row by row of the canvas: [rows of patches, columns, width]."""
-        tiles = self.embeddings.reshape(self.down, self.across, self.tokens, -1)[:, :, 1:]
-        patches = tiles.reshape(self.down, self.across, self.side, self.side, -1).transpose(0, 2, 1, 3, 4)
-        return patches.reshape(self.down * self.side, self.across * self.side, -1)
-
-
-def colors_of(patches):
-    """[..., 3] by the singular vectors of the patches, and the components' shares of the variance."""
-    centered = patches.reshape(-1, patches.shape[-1])
-    centered = centered - centered.mean(axis=0)
-    u, s, _ = np.linalg.svd(centered, full_matrices=False)
-    assert (s[:3] > 1.001 * s[1:4]).all(), f"components too close to tell apart: {s[:4]}"
-    scores = u[:, :3] * s[:3]
-    ordered = np.sort(scores, axis=0)
-    last = len(ordered) - 1
-    low, high = ordered[math.floor(0.01 * last)], ordered[math.ceil(0.99 * last)]
-    colors = np.clip(255 * (scores - low) / (high - low), 0, 255)
-    return colors.reshape(*patches.shape[:-1], 3), s[:3] ** 2 / (s**2).sum()
-
-
-def require_colors(found, expected):
-    assert found.shape == expected.shape, (found.shape, expected.shape)
-    for channel in range(3):
-        shown, wanted = found[..., channel], expected[..., channel]
-        assert shown.std() > 20, f"component {channel} is flat: {shown}"
-        # A direction has two signs.
-        worst = min(abs(shown - wanted).max(), abs(255 - shown - wanted).max())
-        assert worst <= 1, f"component {channel} differs by {worst} levels"
 
 
 def number(text):
@@ -145,10 +92,13 @@ def check_timing(browser):
         })"""
     )
     names = [name for name, _, _ in shown["stages"]]
-    assert {"receive", "prepare", "queue", "encode"} <= set(names) and names[-2:] == ["between", "transfer"], names
+    assert names[-2:] == ["between", "transfer"] and {"receive", "decode", "preprocess", "queue"} < set(names), names
     times = [ms for _, ms, _ in shown["stages"]]
     assert np.allclose(shown["bars"], times, rtol=1e-4), shown
-    assert all(ms >= 0 for ms in times) and dict(zip(names, times))["encode"] > 0, shown
+    computed = [ms for name, ms in zip(names, times) if name in ["compute", "gpu"]]
+    assert len(computed) == 1 and computed[0] > 0 and min(times) >= 0, shown
+    meanings = browser.evaluate("[...document.querySelectorAll('#stages small')].map((small) => small.textContent)")
+    assert all(meanings), f"a stage is not explained: {meanings} of {names}"
     # A browser's clock has steps of a tenth of a millisecond; the server's stages are within what it saw.
     assert abs(sum(times) - shown["total"]) < 0.5, shown
     for text, ms in [(text, ms) for _, ms, text in shown["stages"]] + [(shown["totalText"], shown["total"])]:
@@ -230,7 +180,7 @@ def main(browser):
     browser.wait_for("document.querySelector('#facts').textContent.includes('Width of an embedding')")
     browser.screenshot(f"{folder}/first.png")
 
-    answer = Answer(read(picture))
+    answer = Answer(origin, read(picture))
     browser.choose("#file", picture)
     check_shown(browser, answer)
     check_pointer(browser, answer)
@@ -267,7 +217,7 @@ def main(browser):
     browser.wait_for(FAILED)
     words = browser.evaluate("document.querySelector('#failure').textContent")
     try:
-        Answer(broken.read_bytes())
+        Answer(origin, broken.read_bytes())
         raise AssertionError("the server took what is no picture")
     except urllib.error.HTTPError as error:
         assert words == f"{error.code}: {json.loads(error.read())['error']}" and error.code == 415, words
@@ -278,7 +228,7 @@ def main(browser):
 
     forget(browser)
     drop(browser, jpeg)
-    jpeg_answer = Answer(read(jpeg))
+    jpeg_answer = Answer(origin, read(jpeg))
     check_shown(browser, jpeg_answer)
     assert not browser.evaluate(FAILED)
     browser.screenshot(f"{folder}/dropped.png")
@@ -305,7 +255,7 @@ def main(browser):
         clear = pathlib.Path(folder, "clear.png")
         clear.write_bytes(transparent_png(answer.tile))
         browser.choose("#file", clear)
-        check_shown(browser, Answer(clear.read_bytes()))
+        check_shown(browser, Answer(origin, clear.read_bytes()))
         browser.press("g")
         # Within the border.
         assert (draw(browser)[2:-2, 2:-2] == 255).all()
