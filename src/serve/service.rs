@@ -216,8 +216,7 @@ impl Visit<'_> {
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        let inputs = Inputs::Pictures(tiles);
-        let answer = self.encode(inputs, cost, num_tiles, aspect_ratios, content_hashes).await?;
+        let answer = self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, content_hashes).await?;
         Ok(Answer { placements, ..answer })
     }
 
