@@ -1,21 +1,36 @@
 //! The queue under arbitrary histories: nothing is lost and nothing comes twice, the budget is kept, the order is fair,
-//! deadlines are honoured, and every byte is given back.
+//! deadlines are honoured, every byte is given back, and no device idles or has more than its share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tilesight::batch::{Limits, Next, Phase, Queue, Refusal, Taken, Ticket};
+use tilesight::batch::{Devices, Limits, Next, Phase, Queue, Refusal, Taken, Ticket};
 
 #[derive(Debug, Clone)]
 enum Event {
-    Admit { patience: u64 },
-    Hold { of: usize, bytes: u64 },
-    Submit { of: usize, tiles: usize },
-    Leave { of: usize },
-    Pass { milliseconds: u64 },
+    Admit {
+        patience: u64,
+    },
+    Hold {
+        of: usize,
+        bytes: u64,
+    },
+    Submit {
+        of: usize,
+        tiles: usize,
+    },
+    Leave {
+        of: usize,
+    },
+    Pass {
+        milliseconds: u64,
+    },
     Turn,
-    Finish,
+    /// A device ends its oldest batch.
+    Compute {
+        device: usize,
+    },
     Drain,
     Stop,
 }
@@ -28,7 +43,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0usize..20).prop_map(|of| Event::Leave { of }),
         4 => (0u64..40).prop_map(|milliseconds| Event::Pass { milliseconds }),
         6 => Just(Event::Turn),
-        4 => Just(Event::Finish),
+        4 => (0usize..3).prop_map(|device| Event::Compute { device }),
         1 => Just(Event::Drain),
         1 => Just(Event::Stop),
     ]
@@ -44,10 +59,25 @@ struct Known {
     is_gone: bool,
 }
 
+/// A device's batches, oldest first, and how many of them it has ended.
+#[derive(Debug, Default)]
+struct Device {
+    batches: VecDeque<Vec<Ticket>>,
+    ended: usize,
+}
+
+impl Device {
+    fn computing(&self) -> usize {
+        self.batches.len() - self.ended
+    }
+}
+
 struct Model {
     queue: Queue<Ticket>,
     known: BTreeMap<Ticket, Known>,
     computing: BTreeSet<Ticket>,
+    devices: Vec<Device>,
+    depth: usize,
     now: Instant,
     limits: Limits,
 }
@@ -82,24 +112,54 @@ impl Model {
             self.finish(taken.ticket);
         }
         let waiting: Vec<Ticket> = waiting.into_iter().filter(|t| self.known[t].deadline > self.now).collect();
+        let tiles = |tickets: &[Ticket]| tickets.iter().filter_map(|t| self.known[t].tiles).sum::<usize>();
+        let is_full = |taken: &[Ticket]| {
+            let more = &waiting[..waiting.len().min(taken.len() + 1)];
+            tiles(taken) >= self.limits.batch_tiles || more.len() > taken.len() && tiles(more) > self.limits.batch_tiles
+        };
+        let idle = |device: &Device| device.computing() == 0 && device.batches.len() < self.depth;
         match self.queue.next(self.now) {
-            Next::Batch(batch) => {
-                let taken: Vec<Ticket> = batch.iter().map(|taken| taken.ticket).collect();
+            Next::Batch { device, ahead, requests } => {
+                let taken: Vec<Ticket> = requests.iter().map(|taken| taken.ticket).collect();
                 assert!(!taken.is_empty());
                 assert_eq!(taken, waiting[..taken.len()], "not the oldest, in their order");
-                let tiles = |tickets: &[Ticket]| tickets.iter().filter_map(|t| self.known[t].tiles).sum::<usize>();
                 assert!(taken.len() == 1 || tiles(&taken) <= self.limits.batch_tiles, "beyond the budget");
-                let more = &waiting[..waiting.len().min(taken.len() + 1)];
-                assert!(more.len() == taken.len() || tiles(more) > self.limits.batch_tiles, "room was left unused");
-                batch.iter().for_each(|taken| self.comes_out(taken));
+                assert!(is_full(&taken) || taken.len() == waiting.len(), "room was left unused");
+                let load = &self.devices[device];
+                assert_eq!(ahead, load.computing() > 0);
+                assert!(load.batches.len() < self.depth, "beyond the depth");
+                assert!(!ahead || is_full(&taken), "more could have come while the device computes");
+                assert!(!ahead || !self.devices.iter().any(idle), "another device has nothing to do");
+                requests.iter().for_each(|taken| self.comes_out(taken));
+                self.devices[device].batches.push_back(taken);
+            }
+            Next::Collect { device } => {
+                assert!(self.devices[device].ended > 0, "it computes still");
+                assert!(
+                    waiting.is_empty() || self.limits.max_delay > Duration::ZERO || !self.devices.iter().any(idle),
+                    "a device could compute meanwhile"
+                );
+                self.devices[device].ended -= 1;
+                let batch = self.devices[device].batches.pop_front().unwrap();
+                batch.into_iter().for_each(|ticket| self.finish(ticket));
             }
             Next::WaitUntil(until) => {
                 assert!(until > self.now && until <= self.now + self.limits.max_delay);
                 assert!(!waiting.is_empty() && self.queue.phase() == Phase::Serving);
+                assert!(self.devices.iter().all(|device| device.ended == 0), "results wait");
             }
-            Next::Wait => assert!(waiting.is_empty(), "{waiting:?} wait for nothing"),
+            Next::Wait => {
+                assert!(self.devices.iter().all(|device| device.ended == 0), "results wait");
+                assert!(waiting.is_empty() || !self.devices.iter().any(idle), "{waiting:?} wait for nothing");
+                let has_room = self.devices.iter().any(|device| device.batches.len() < self.depth);
+                // What would be taken: the longest row of the oldest that keeps the budget.
+                let fits = |count: &usize| *count == 1 || tiles(&waiting[..*count]) <= self.limits.batch_tiles;
+                let count = (1..=waiting.len()).take_while(fits).last().unwrap_or(0);
+                assert!(!has_room || count == 0 || !is_full(&waiting[..count]), "a full batch waits for nothing");
+            }
             Next::Finished => {
                 assert!(waiting.is_empty() && matches!(self.queue.phase(), Phase::Draining | Phase::Stopped));
+                assert!(self.devices.iter().all(|device| device.batches.is_empty()), "batches are under way");
             }
         }
     }
@@ -107,6 +167,13 @@ impl Model {
     fn finish(&mut self, ticket: Ticket) {
         self.queue.finish(ticket);
         self.computing.remove(&ticket);
+    }
+
+    fn compute(&mut self, device: usize) {
+        if self.devices[device].computing() > 0 {
+            self.devices[device].ended += 1;
+            self.queue.computed(device);
+        }
     }
 
     fn leave(&mut self, ticket: Ticket) {
@@ -158,10 +225,9 @@ impl Model {
             }
             Event::Pass { milliseconds } => self.now += Duration::from_millis(milliseconds),
             Event::Turn => self.turn(),
-            Event::Finish => {
-                if let Some(&ticket) = self.computing.first() {
-                    self.finish(ticket);
-                }
+            Event::Compute { device } => {
+                let device = device % self.devices.len();
+                self.compute(device);
             }
             Event::Drain => self.queue.drain(),
             Event::Stop => {
@@ -184,13 +250,13 @@ impl Model {
     /// Lets everything that is there come to its end.
     fn end(&mut self) {
         self.queue.drain();
-        self.computing.clone().into_iter().for_each(|ticket| self.finish(ticket));
         let preparing: Vec<Ticket> =
             self.known.iter().filter(|(_, known)| known.tiles.is_none() && !known.is_gone).map(|(t, _)| *t).collect();
         preparing.into_iter().for_each(|ticket| self.leave(ticket));
-        for _ in 0..=self.known.len() {
+        // A batch is given, ends and is collected.
+        for _ in 0..=2 * self.known.len() {
             self.turn();
-            self.computing.clone().into_iter().for_each(|ticket| self.finish(ticket));
+            (0..self.devices.len()).for_each(|device| self.compute(device));
         }
         assert_eq!(self.queue.next(self.now), Next::Finished);
         let lost = self.known.iter().find(|(_, known)| known.tiles.is_some() && !known.is_out && !known.is_gone);
@@ -208,22 +274,26 @@ proptest! {
         batch_tiles in 1usize..10,
         max_requests in 1usize..12,
         max_delay in prop_oneof![Just(0), 1u64..30],
+        count in 1usize..4,
+        depth in 1usize..4,
     ) {
         let max_delay = Duration::from_millis(max_delay);
         let limits = Limits { max_requests, max_bytes: 100, batch_tiles, max_delay };
-        let mut queue = Queue::new(limits);
+        let mut queue = Queue::new(limits, Devices { count, depth });
         let now = Instant::now();
         prop_assert_eq!(queue.admit(now), Err(Refusal::Closed { phase: Phase::Starting }));
         queue.open();
-        let mut model = Model { queue, known: BTreeMap::new(), computing: BTreeSet::new(), now, limits };
+        let devices = std::iter::repeat_with(Device::default).take(count).collect();
+        let (known, computing) = (BTreeMap::new(), BTreeSet::new());
+        let mut model = Model { queue, known, computing, devices, depth, now, limits };
         events.into_iter().for_each(|event| model.happens(event));
         model.end();
     }
 }
 
-fn open(batch_tiles: usize, max_delay: u64) -> (Queue<u32>, Instant) {
+fn open(batch_tiles: usize, max_delay: u64, devices: Devices) -> (Queue<u32>, Instant) {
     let max_delay = Duration::from_millis(max_delay);
-    let mut queue = Queue::new(Limits { max_requests: 16, max_bytes: 100, batch_tiles, max_delay });
+    let mut queue = Queue::new(Limits { max_requests: 16, max_bytes: 100, batch_tiles, max_delay }, devices);
     queue.open();
     (queue, Instant::now())
 }
@@ -234,46 +304,112 @@ fn submit(queue: &mut Queue<u32>, tiles: usize, work: u32, now: Instant) -> Tick
     ticket
 }
 
-fn batch(next: Next<u32>) -> Vec<u32> {
+/// The device and the work of what is given next.
+#[track_caller]
+fn given(next: Next<u32>) -> (usize, Vec<u32>) {
     match next {
-        Next::Batch(batch) => batch.into_iter().map(|taken| taken.work).collect(),
+        Next::Batch { device, requests, .. } => (device, requests.into_iter().map(|taken| taken.work).collect()),
         other => panic!("{other:?}"),
     }
 }
 
+/// The same on a device that computes it at once and is collected.
+#[track_caller]
+fn batch(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
+    let (device, work) = given(queue.next(now));
+    queue.computed(device);
+    assert_eq!(queue.next(now), Next::Collect { device });
+    work
+}
+
 #[test]
 fn a_large_request_is_not_overtaken_by_small_ones() {
-    let (mut queue, now) = open(4, 0);
+    let (mut queue, now) = open(4, 0, Devices::ONE);
     for (tiles, work) in [(3, 0), (9, 1), (1, 2), (1, 3)] {
         submit(&mut queue, tiles, work, now);
     }
-    assert_eq!(batch(queue.next(now)), [0]);
-    assert_eq!(batch(queue.next(now)), [1], "it goes alone");
-    assert_eq!(batch(queue.next(now)), [2, 3]);
+    assert_eq!(batch(&mut queue, now), [0]);
+    assert_eq!(batch(&mut queue, now), [1], "it goes alone");
+    assert_eq!(batch(&mut queue, now), [2, 3]);
     assert_eq!(queue.next(now), Next::Wait);
 }
 
 #[test]
 fn a_batch_waits_for_more_only_while_it_has_room_and_time() {
-    let (mut queue, now) = open(4, 10);
+    let (mut queue, now) = open(4, 10, Devices::ONE);
     submit(&mut queue, 1, 0, now);
     let until = now + Duration::from_millis(10);
     assert_eq!(queue.next(now), Next::WaitUntil(until));
     submit(&mut queue, 3, 1, now);
-    assert_eq!(batch(queue.next(now)), [0, 1], "it is full");
+    assert_eq!(batch(&mut queue, now), [0, 1], "it is full");
     submit(&mut queue, 1, 2, now);
-    assert_eq!(batch(queue.next(until)), [2], "its time has come");
+    assert_eq!(batch(&mut queue, until), [2], "its time has come");
     submit(&mut queue, 1, 3, now);
     queue.drain();
-    assert_eq!(batch(queue.next(now)), [3], "nobody else will come");
+    assert_eq!(batch(&mut queue, now), [3], "nobody else will come");
+}
+
+#[test]
+fn a_full_batch_is_made_ready_behind_one_that_computes_and_another_waits() {
+    let (mut queue, now) = open(4, 0, Devices { count: 1, depth: 2 });
+    submit(&mut queue, 1, 0, now);
+    assert_eq!(given(queue.next(now)), (0, vec![0]), "nothing is under way");
+    submit(&mut queue, 1, 1, now);
+    assert_eq!(queue.next(now), Next::Wait, "more may come until the device is free");
+    submit(&mut queue, 3, 2, now);
+    assert_eq!(given(queue.next(now)), (0, vec![1, 2]), "it is full");
+    submit(&mut queue, 4, 3, now);
+    assert_eq!(queue.next(now), Next::Wait, "the device has its two");
+    queue.computed(0);
+    assert_eq!(queue.next(now), Next::Collect { device: 0 }, "which makes room");
+    assert_eq!(given(queue.next(now)), (0, vec![3]));
+    submit(&mut queue, 1, 4, now);
+    queue.computed(0);
+    queue.computed(0);
+    assert_eq!(queue.next(now), Next::Collect { device: 0 });
+    assert_eq!(given(queue.next(now)), (0, vec![4]), "a free device comes before results");
+    assert_eq!(queue.next(now), Next::Collect { device: 0 });
+    queue.drain();
+    assert_eq!(queue.next(now), Next::Wait);
+    queue.computed(0);
+    assert_eq!(queue.next(now), Next::Collect { device: 0 });
+    assert_eq!(queue.next(now), Next::Finished);
+}
+
+#[test]
+fn devices_share_what_comes_and_one_that_is_free_comes_first() {
+    let (mut queue, now) = open(4, 0, Devices { count: 2, depth: 2 });
+    for work in 0..4 {
+        submit(&mut queue, 4, work, now);
+        assert_eq!(given(queue.next(now)), (work as usize % 2, vec![work]));
+    }
+    submit(&mut queue, 4, 4, now);
+    assert_eq!(queue.next(now), Next::Wait);
+    queue.computed(1);
+    queue.computed(1);
+    assert_eq!(queue.next(now), Next::Collect { device: 1 });
+    assert_eq!(given(queue.next(now)), (1, vec![4]), "it computes nothing");
+}
+
+#[test]
+fn a_batch_that_did_not_begin_leaves_its_room() {
+    let (mut queue, now) = open(4, 0, Devices { count: 1, depth: 2 });
+    for work in 0..2 {
+        submit(&mut queue, 4, work, now);
+        given(queue.next(now));
+    }
+    queue.withdraw(0);
+    submit(&mut queue, 4, 2, now);
+    assert_eq!(given(queue.next(now)), (0, vec![2]));
+    assert_eq!(queue.next(now), Next::Wait);
 }
 
 #[test]
 fn a_batch_in_the_making_keeps_the_memory_of_a_client_that_left() {
-    let (mut queue, now) = open(4, 0);
+    let (mut queue, now) = open(4, 0, Devices::ONE);
     let ticket = submit(&mut queue, 1, 0, now);
     queue.hold(ticket, 70).unwrap();
-    assert_eq!(batch(queue.next(now)), [0]);
+    assert_eq!(given(queue.next(now)).1, [0]);
     queue.release(ticket);
     assert_eq!(queue.bytes(), 70);
     queue.finish(ticket);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::{golden, noise, on_cpu, tiny_config};
 use tilesight::Error;
-use tilesight::batch::{Batcher, Compute, Failure, Inputs, Limits, Phase, Place, Refusal, Reply};
+use tilesight::batch::{Batcher, Compute, Devices, Failure, Inputs, Limits, Phase, Place, Refusal, Reply, Wait};
+use tilesight::encoder::{Encoded, Timing};
 use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
 
@@ -37,6 +38,11 @@ fn started(encoder: impl Compute, limits: Limits) -> Batcher {
     batcher
 }
 
+fn encode(encoder: &mut impl Compute, requests: &[Inputs]) -> Vec<f32> {
+    let submission = Compute::submit(encoder, 0, requests).unwrap();
+    Compute::finish(encoder, submission).unwrap().embeddings
+}
+
 type Answer = Receiver<Result<Reply, Failure>>;
 
 fn submit(batcher: &Batcher, tiles: usize, inputs: Inputs) -> (Place, Answer) {
@@ -64,7 +70,13 @@ enum Word {
 }
 
 impl Compute for Puppet {
-    fn encode(&mut self, requests: &[Inputs]) -> tilesight::Result<Vec<f32>> {
+    type Submission = Vec<f32>;
+
+    fn devices(&self) -> Devices {
+        Devices::ONE
+    }
+
+    fn submit(&mut self, _: usize, requests: &[Inputs]) -> tilesight::Result<Vec<f32>> {
         self.calls.send(requests.len()).unwrap();
         let first = |inputs: &Inputs| match inputs {
             Inputs::Pictures(pictures) => vec![pictures[0].pixels[0]; inputs.num_output_tiles()],
@@ -76,6 +88,14 @@ impl Compute for Puppet {
             Word::Lose => Err(CudaError::Lost { cause: "the test said so".to_string() }.into()),
             Word::Panic => panic!("the test said so"),
         }
+    }
+
+    fn wait(_: &Vec<f32>) -> Option<Wait> {
+        None
+    }
+
+    fn finish(&mut self, embeddings: Vec<f32>) -> tilesight::Result<Encoded> {
+        Ok(Encoded { embeddings, timing: Timing::Host { compute: Duration::ZERO } })
     }
 
     fn tile_embeddings_len(&self) -> usize {
@@ -105,7 +125,7 @@ fn everybody_gets_the_rows_they_would_get_alone() {
     });
     let mut alone = build();
     let expected: Vec<Vec<f32>> =
-        requests.iter().map(|request| Compute::encode(&mut alone, std::slice::from_ref(request)).unwrap()).collect();
+        requests.iter().map(|request| encode(&mut alone, std::slice::from_ref(request))).collect();
     let batcher = started(build(), limits());
     let answers: Vec<_> = requests.into_iter().map(|r| submit(&batcher, r.num_output_tiles(), r)).collect();
     for ((_place, receiver), expected) in answers.iter().zip(expected) {

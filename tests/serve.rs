@@ -83,7 +83,8 @@ fn the_log_has_an_object_for_every_request_to_encode() {
     let etag = named.header("etag").unwrap();
     assert!(etag.contains(encoded["content_hash"].as_str().unwrap()));
     let time = |name: &str| encoded[name].as_f64().unwrap();
-    let stages: f64 = ["receive_ms", "prepare_ms", "queue_ms", "encode_ms"].into_iter().map(time).sum();
+    let stages: f64 =
+        ["receive_ms", "decode_ms", "preprocess_ms", "queue_ms", "compute_ms"].into_iter().map(time).sum();
     assert!(stages > 0.0 && stages <= time("milliseconds"), "{encoded}");
     let refusal = find("id", &given).unwrap();
     assert_eq!((&refusal["message"], &refusal["status"]), (&json!("refused"), &json!(415)));
@@ -134,7 +135,7 @@ fn a_picture_comes_back_as_the_librarys_embeddings() {
     for (name, content_type) in [("image0.png", "image/png"), ("image1.png", "application/x-www-form-urlencoded")] {
         let response = server.post("/v1/encode", &[("Content-Type", content_type)], &picture(name));
         assert_eq!(response.status, 200, "{}", response.text());
-        for stage in ["receive", "prepare", "queue", "encode"] {
+        for stage in ["receive", "decode", "preprocess", "queue", "compute", "serialise"] {
             assert!(response.header("server-timing").unwrap().contains(&format!("{stage};dur=")), "{stage}");
         }
         let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
@@ -150,7 +151,14 @@ fn a_picture_comes_back_as_the_librarys_embeddings() {
     let rounded = expected(&["image0.png"]).into_iter().flat_map(|x| half::f16::from_f32(x).to_le_bytes());
     assert!(file.tensor("embeddings").unwrap().data() == rounded.collect::<Vec<u8>>());
     assert_eq!(server.metric("tilesight_responses_total{status=\"200\"}"), 3.0);
-    assert_eq!(server.metric("tilesight_stage_seconds_count{stage=\"encode\"}"), 3.0);
+    for stage in ["receive", "preprocess", "compute", "serialise"] {
+        assert_eq!(server.metric(&format!("tilesight_stage_seconds_count{{stage=\"{stage}\"}}")), 3.0);
+    }
+    // Alone each, of three tiles and a padding tile, once of one.
+    assert_eq!(server.metric("tilesight_batch_requests_sum"), 3.0);
+    assert_eq!(server.metric("tilesight_batch_requests_count"), 3.0);
+    assert_eq!(server.metric("tilesight_batch_tiles_sum"), 4.0 + 2.0 + 4.0);
+    assert_eq!(server.metric("tilesight_batch_padding_share_sum"), 0.25 + 0.5 + 0.25);
     assert_eq!((server.metric("tilesight_requests"), server.metric("tilesight_held_bytes")), (0.0, 0.0));
 }
 

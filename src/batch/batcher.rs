@@ -1,28 +1,44 @@
-//! The queue with an encoder's thread around it.
+//! The queue as its callers meet it.
 
 use std::ops::{Deref, Range};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::compute::{Compute, Inputs};
 use super::queue::{Limits, Phase, Queue, Refusal, Taken, Ticket};
-use super::shared::{Shared, Turn};
+use super::shared::Shared;
+use super::worker;
+use crate::encoder::Timing;
 use crate::error::Error;
 
 /// One request's embeddings, `[rows, E]` in f32: its part of what its batch gave, which lives as long as any of them.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    batch: Arc<Vec<f32>>,
-    part: Range<usize>,
+    pub(super) batch: Arc<Vec<f32>>,
+    pub(super) part: Range<usize>,
     /// Between submission and the batch it was in.
     pub queued: Duration,
-    /// That batch' time in the encoder.
+    /// That batch' time in the encoder, behind the batch before included.
     pub encoded: Duration,
+    /// Where that time went; what is missing was spent waiting.
+    pub timing: Timing,
     /// Requests that were computed together.
     pub batch_requests: usize,
-    /// Whether it was the first of them: each batch has one.
-    pub is_first: bool,
+}
+
+/// A batch that was computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// Requests that were computed together.
+    pub requests: usize,
+    /// Their tiles, as they count in a batch.
+    pub tiles: usize,
+    /// Tiles whose embeddings came out.
+    pub output_tiles: usize,
+    /// Whether the batch was given to its device while that computed another.
+    pub ahead: bool,
+    /// Where its time went.
+    pub timing: Timing,
 }
 
 impl Deref for Reply {
@@ -58,11 +74,11 @@ pub enum Failure {
     Failed(#[from] Error),
 }
 
-type Answer = Box<dyn FnOnce(Result<Reply, Failure>) + Send>;
+pub(super) type Answer = Box<dyn FnOnce(Result<Reply, Failure>) + Send>;
 
-struct Job {
-    inputs: Inputs,
-    answer: Answer,
+pub(super) struct Job {
+    pub(super) inputs: Inputs,
+    pub(super) answer: Answer,
 }
 
 /// An encoder that many threads share. Stops its thread when it is dropped, after the batch that is under way.
@@ -70,28 +86,38 @@ pub struct Batcher {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Shared<Job>,
-    /// When the batch that is being computed began.
-    computing_since: Mutex<Option<Instant>>,
+pub(super) struct Inner {
+    pub(super) shared: Shared<Job>,
+    /// For each device that has a batch, when it turned to its oldest.
+    computing_since: Mutex<Vec<Option<Instant>>>,
     lost: OnceLock<String>,
 }
 
 impl Batcher {
-    /// Gives the encoder a thread of its own. It encodes `first` before any request is let in: what cannot do that is
-    /// lost from the start.
+    /// Gives the encoder a thread of its own. It encodes `first` on each device before any request is let in: what cannot
+    /// do that is lost from the start.
     ///
     /// # Errors
     /// [`Error::Threads`].
     pub fn start(encoder: impl Compute, limits: Limits, first: Inputs) -> Result<Self, Error> {
-        let shared = Shared::new(Queue::new(limits));
-        let inner = Arc::new(Inner { shared, computing_since: Mutex::new(None), lost: OnceLock::new() });
-        let thread = std::thread::Builder::new().name("encoder".to_string());
-        let run = {
-            let inner = inner.clone();
-            move || inner.run(encoder, first)
-        };
-        thread.spawn(run).map_err(|e| Error::Threads { threads: 1, reason: e.to_string() })?;
+        Self::observed(encoder, limits, first, |_| {})
+    }
+
+    /// [`start`](Self::start), and has `observe` called for each batch that was computed, on the encoder's thread.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn observed(
+        encoder: impl Compute,
+        limits: Limits,
+        first: Inputs,
+        observe: impl FnMut(&Report) + Send + 'static,
+    ) -> Result<Self, Error> {
+        let devices = encoder.devices();
+        let shared = Shared::new(Queue::new(limits, devices));
+        let computing_since = Mutex::new(vec![None; devices.count]);
+        let inner = Arc::new(Inner { shared, computing_since, lost: OnceLock::new() });
+        worker::spawn(&inner, encoder, first, Box::new(observe))?;
         Ok(Self { inner })
     }
 
@@ -119,9 +145,10 @@ impl Batcher {
         self.inner.lost.get().map(String::as_str)
     }
 
-    /// How long the batch that is being computed has taken so far.
+    /// How long the batch that has been computing for the longest has taken so far. A batch that is behind another begins
+    /// when that has ended.
     pub fn computing_for(&self) -> Option<Duration> {
-        self.inner.computing().map(|since| since.elapsed())
+        self.inner.computing_since().iter().flatten().min().map(Instant::elapsed)
     }
 
     /// Takes no more requests, and finishes those that are there.
@@ -175,99 +202,32 @@ impl Drop for Place {
 }
 
 impl Inner {
-    fn run(&self, mut encoder: impl Compute, first: Inputs) {
-        match self.encode(&mut encoder, &[first]) {
-            Ok(_) => self.shared.change(Queue::open),
-            Err(Failure::Lost { reason }) => return self.lose(&reason),
-            Err(failure) => return self.lose(&failure.to_string()),
-        }
-        loop {
-            match self.shared.turn(Instant::now) {
-                Turn::Batch(batch) => self.compute(&mut encoder, batch),
-                Turn::Expired(expired) => self.refuse(expired, || Failure::Expired),
-                Turn::Finished => return,
-            }
-        }
+    pub(super) fn computing_since(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
+        self.computing_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compute(&self, encoder: &mut impl Compute, batch: Vec<Taken<Job>>) {
-        let begin = Instant::now();
-        let (mut inputs, mut rest) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for Taken { ticket, work: Job { inputs: input, answer }, since } in batch {
-            inputs.push(input);
-            rest.push((ticket, answer, begin.saturating_duration_since(since)));
-        }
-        match self.encode(encoder, &inputs) {
-            Ok(embeddings) => {
-                let (encoded, batch_requests, mut start) = (begin.elapsed(), rest.len(), 0);
-                let batch = Arc::new(embeddings);
-                for (input, (ticket, answer, queued)) in inputs.iter().zip(rest) {
-                    let end = start + input.num_output_tiles() * encoder.tile_embeddings_len();
-                    let (part, is_first) = (start..end, start == 0);
-                    let reply = Reply { batch: batch.clone(), part, queued, encoded, batch_requests, is_first };
-                    start = end;
-                    self.answer(ticket, answer, Ok(reply));
-                }
-            }
-            // The fault is one request's: each alone, it meets nobody else.
-            Err(Failure::Failed(_)) if inputs.len() > 1 => {
-                for (input, (ticket, answer, queued)) in inputs.into_iter().zip(rest) {
-                    let (work, since) = (Job { inputs: input, answer }, begin - queued);
-                    if self.lost.get().is_some() {
-                        self.refuse(vec![Taken { ticket, work, since }], || self.loss());
-                    } else {
-                        self.compute(encoder, vec![Taken { ticket, work, since }]);
-                    }
-                }
-            }
-            Err(Failure::Lost { reason }) => {
-                self.lose(&reason);
-                for (ticket, answer, _) in rest {
-                    self.answer(ticket, answer, Err(self.loss()));
-                }
-            }
-            Err(failure) => {
-                if let Some((ticket, answer, _)) = rest.pop() {
-                    self.answer(ticket, answer, Err(failure));
-                }
-            }
-        }
-    }
-
-    /// Runs the encoder. Its loss is told from a refusal.
-    fn encode(&self, encoder: &mut impl Compute, inputs: &[Inputs]) -> Result<Vec<f32>, Failure> {
-        *self.computing_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        let result = catch_unwind(AssertUnwindSafe(|| encoder.encode(inputs)));
-        *self.computing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        match result {
-            Ok(Err(Error::Cuda(error))) if error.is_fatal() => Err(Failure::Lost { reason: error.to_string() }),
-            Ok(result) => Ok(result?),
-            Err(_) => Err(Failure::Lost { reason: "the encoder's thread panicked".to_string() }),
-        }
-    }
-
-    fn computing(&self) -> Option<Instant> {
-        *self.computing_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answer(&self, ticket: Ticket, answer: Answer, result: Result<Reply, Failure>) {
+    pub(super) fn answer(&self, ticket: Ticket, answer: Answer, result: Result<Reply, Failure>) {
         self.shared.change(|queue| queue.finish(ticket));
         answer(result);
     }
 
-    fn refuse(&self, taken: Vec<Taken<Job>>, failure: impl Fn() -> Failure) {
+    pub(super) fn refuse(&self, taken: Vec<Taken<Job>>, failure: impl Fn() -> Failure) {
         for Taken { ticket, work, .. } in taken {
             self.answer(ticket, work.answer, Err(failure()));
         }
     }
 
-    fn lose(&self, reason: &str) {
+    pub(super) fn lose(&self, reason: &str) {
         self.lost.get_or_init(|| reason.to_string());
         let waiting = self.shared.change(Queue::stop);
         self.refuse(waiting, || self.loss());
     }
 
-    fn loss(&self) -> Failure {
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    pub(super) fn loss(&self) -> Failure {
         let reason = self.lost.get().cloned().unwrap_or_else(|| "it was shut down".to_string());
         Failure::Lost { reason }
     }

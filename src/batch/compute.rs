@@ -1,6 +1,7 @@
 //! What the encoder's thread computes with.
 
-use crate::encoder::{Encoder, Input, Pixels};
+use super::queue::Devices;
+use crate::encoder::{Encoded, Encoder, Input, Pixels, Submission};
 use crate::error::Result;
 use crate::image::Tiles;
 
@@ -43,20 +44,52 @@ impl Inputs {
 
 /// An encoder, as far as batching is concerned.
 pub trait Compute: Send + 'static {
+    /// A batch on its way.
+    type Submission: Send + 'static;
+
+    /// What there is to compute on.
+    fn devices(&self) -> Devices;
+
+    /// Starts the embeddings of all requests on a device; the requests are not looked at later.
+    ///
+    /// # Errors
+    /// Those of [`Encoder::submit`].
+    fn submit(&mut self, device: usize, requests: &[Inputs]) -> Result<Self::Submission>;
+
+    /// What returns when the device has computed the submission, on whatever thread it is called; none where it has.
+    fn wait(submission: &Self::Submission) -> Option<Wait>;
+
     /// The embeddings of all requests, one after another.
     ///
     /// # Errors
-    /// Those of [`Encoder::encode_inputs`].
-    fn encode(&mut self, requests: &[Inputs]) -> Result<Vec<f32>>;
+    /// Those of [`Encoder::finish`].
+    fn finish(&mut self, submission: Self::Submission) -> Result<Encoded>;
 
     /// Values of one tile's embeddings, N·E.
     fn tile_embeddings_len(&self) -> usize;
 }
 
+/// Blocks the thread that calls it until something is done.
+pub type Wait = Box<dyn FnOnce() + Send>;
+
 impl Compute for Encoder {
-    fn encode(&mut self, requests: &[Inputs]) -> Result<Vec<f32>> {
+    type Submission = Submission;
+
+    fn devices(&self) -> Devices {
+        Devices { count: self.num_devices(), depth: self.depth() }
+    }
+
+    fn submit(&mut self, device: usize, requests: &[Inputs]) -> Result<Submission> {
         let inputs: Vec<Input> = requests.iter().map(Inputs::as_input).collect();
-        self.encode_inputs(&inputs)
+        Self::submit(self, device, &inputs)
+    }
+
+    fn wait(submission: &Submission) -> Option<Wait> {
+        submission.computed().map(|computed| -> Wait { Box::new(move || computed.wait()) })
+    }
+
+    fn finish(&mut self, submission: Submission) -> Result<Encoded> {
+        Self::finish(self, submission)
     }
 
     fn tile_embeddings_len(&self) -> usize {

@@ -20,6 +20,21 @@ pub struct Limits {
     pub max_delay: Duration,
 }
 
+/// What computes: how many devices, and how many batches each can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Devices {
+    /// Devices, at least one.
+    pub count: usize,
+    /// Batches that a device has at once, at least one: one that computes, and those that wait behind it or whose results
+    /// wait to be collected.
+    pub depth: usize,
+}
+
+impl Devices {
+    /// One device that has one batch at a time.
+    pub const ONE: Self = Self { count: 1, depth: 1 };
+}
+
 /// A request's number; older requests have lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
@@ -73,8 +88,20 @@ pub enum Refusal {
 /// What the encoder's thread does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<W> {
-    /// Compute these together, oldest first.
-    Batch(Vec<Taken<W>>),
+    /// Give these to a device together, oldest first.
+    Batch {
+        /// The device.
+        device: usize,
+        /// Whether it computes another batch still: this one was taken because it is full.
+        ahead: bool,
+        /// The requests.
+        requests: Vec<Taken<W>>,
+    },
+    /// Collect the results of the oldest batch of this device, which makes room for another.
+    Collect {
+        /// The device.
+        device: usize,
+    },
     /// Wait for a change, and no longer than this.
     WaitUntil(Instant),
     /// Wait for a change.
@@ -88,6 +115,8 @@ pub enum Next<W> {
 pub struct Taken<W> {
     /// Its number.
     pub ticket: Ticket,
+    /// Its tiles, as they count in a batch.
+    pub tiles: usize,
     /// What was submitted.
     pub work: W,
     /// When that was.
@@ -116,10 +145,25 @@ struct Entry<W> {
     stage: Stage<W>,
 }
 
+/// A device's batches: those it was given and whose results were not collected, and how many of them it has computed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    given: usize,
+    computed: usize,
+}
+
+impl Load {
+    fn computing(&self) -> usize {
+        self.given - self.computed
+    }
+}
+
 /// Requests in the order they came. See the module's head.
 #[derive(Debug)]
 pub struct Queue<W> {
     limits: Limits,
+    depth: usize,
+    devices: Vec<Load>,
     phase: Phase,
     entries: BTreeMap<Ticket, Entry<W>>,
     next: u64,
@@ -128,8 +172,13 @@ pub struct Queue<W> {
 
 impl<W> Queue<W> {
     /// An empty queue in [`Phase::Starting`].
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, phase: Phase::Starting, entries: BTreeMap::new(), next: 0, bytes: 0 }
+    ///
+    /// # Panics
+    /// Without a device, or with devices that can have no batch.
+    pub fn new(limits: Limits, devices: Devices) -> Self {
+        assert!(devices.count > 0 && devices.depth > 0, "{devices:?} compute nothing");
+        let (depth, devices) = (devices.depth, vec![Load::default(); devices.count]);
+        Self { limits, depth, devices, phase: Phase::Starting, entries: BTreeMap::new(), next: 0, bytes: 0 }
     }
 
     /// The limits it keeps.
@@ -228,8 +277,10 @@ impl<W> Queue<W> {
         self.take_where(|entry| entry.deadline <= now)
     }
 
-    /// What to do now: the oldest requests that are ready, up to the first that the budget of tiles has no room for. No
-    /// younger one is taken in its place, so a large request waits no longer than a small one.
+    /// What to do now. A batch is the oldest requests that are ready, up to the first that the budget of tiles has no room
+    /// for; no younger one is taken in its place, so a large request waits no longer than a small one. A device that
+    /// computes nothing gets one at once, a device that computes only a full one, for until it is free more may come.
+    /// Results are collected when nothing can be given.
     pub fn next(&mut self, now: Instant) -> Next<W> {
         let (mut tiles, mut count, mut is_full, mut oldest) = (0usize, 0, false, None);
         for entry in self.entries.values() {
@@ -245,20 +296,52 @@ impl<W> Queue<W> {
             (tiles, count) = (sum, count + 1);
             oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
         }
-        let Some(oldest) = oldest else {
-            return if self.is_finished() { Next::Finished } else { Next::Wait };
-        };
-        let leaves = oldest + self.limits.max_delay;
-        let waits = self.phase == Phase::Serving && !is_full && tiles < self.limits.batch_tiles;
-        if waits && leaves > now {
-            return Next::WaitUntil(leaves);
+        is_full |= tiles >= self.limits.batch_tiles;
+        let taker = oldest.and_then(|oldest| Some((self.taker(is_full)?, oldest + self.limits.max_delay)));
+        let waits = self.phase == Phase::Serving && !is_full;
+        if let Some((device, leaves)) = taker
+            && (!waits || leaves <= now)
+        {
+            let ahead = self.devices[device].computing() > 0;
+            self.devices[device].given += 1;
+            let mut left = count;
+            let requests = self.take_where(|entry| {
+                let takes = entry.deadline > now && left > 0;
+                left -= usize::from(takes);
+                takes
+            });
+            return Next::Batch { device, ahead, requests };
         }
-        let mut left = count;
-        Next::Batch(self.take_where(|entry| {
-            let takes = entry.deadline > now && left > 0;
-            left -= usize::from(takes);
-            takes
-        }))
+        if let Some(device) = self.devices.iter().position(|load| load.computed > 0) {
+            self.devices[device].given -= 1;
+            self.devices[device].computed -= 1;
+            return Next::Collect { device };
+        }
+        match taker {
+            Some((_, leaves)) => Next::WaitUntil(leaves),
+            None if self.is_finished() => Next::Finished,
+            None => Next::Wait,
+        }
+    }
+
+    /// The device that takes the next batch: of those that have room the one with the least to do.
+    fn taker(&self, is_full: bool) -> Option<usize> {
+        let has_room = |load: &Load| load.given < self.depth && (is_full || load.computing() == 0);
+        let takers = self.devices.iter().enumerate().filter(|(_, load)| has_room(load));
+        takers.min_by_key(|(_, load)| (load.computing(), load.given)).map(|(device, _)| device)
+    }
+
+    /// A device has computed the oldest of the batches it was given.
+    pub fn computed(&mut self, device: usize) {
+        let load = &mut self.devices[device];
+        load.computed = (load.computed + 1).min(load.given);
+    }
+
+    /// The batch that a device was given last did not begin there, and is not to be collected.
+    pub fn withdraw(&mut self, device: usize) {
+        let load = &mut self.devices[device];
+        load.given = load.given.saturating_sub(1);
+        load.computed = load.computed.min(load.given);
     }
 
     /// A request of a batch has been computed, or has failed.
@@ -294,10 +377,11 @@ impl<W> Queue<W> {
 
     fn is_finished(&self) -> bool {
         let unfinished = |entry: &Entry<W>| matches!(entry.stage, Stage::Preparing | Stage::Ready { .. });
+        let is_idle = self.devices.iter().all(|load| load.given == 0);
         match self.phase {
             Phase::Starting | Phase::Serving => false,
-            Phase::Draining => !self.entries.values().any(unfinished),
-            Phase::Stopped => true,
+            Phase::Draining => is_idle && !self.entries.values().any(unfinished),
+            Phase::Stopped => is_idle,
         }
     }
 
@@ -308,8 +392,8 @@ impl<W> Queue<W> {
             if !matches!(entry.stage, Stage::Ready { .. }) || !wanted(entry) {
                 continue;
             }
-            if let Stage::Ready { work, since, .. } = std::mem::replace(&mut entry.stage, Stage::Computing) {
-                taken.push(Taken { ticket, work, since });
+            if let Stage::Ready { tiles, work, since } = std::mem::replace(&mut entry.stage, Stage::Computing) {
+                taken.push(Taken { ticket, tiles, work, since });
             }
         }
         taken

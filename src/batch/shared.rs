@@ -1,4 +1,4 @@
-//! The queue between threads: callers change it, and the encoder's thread waits for its turn.
+//! The queue between threads: callers and devices change it, and the encoder's thread waits for its turn.
 //!
 //! Under test the lock is loom's, which tries every order of the threads.
 
@@ -21,8 +21,10 @@ pub(super) struct Shared<W> {
 /// What the encoder's thread has to do.
 #[derive(Debug)]
 pub(super) enum Turn<W> {
-    /// Compute these together.
-    Batch(Vec<Taken<W>>),
+    /// Give these to a device together.
+    Batch { device: usize, ahead: bool, requests: Vec<Taken<W>> },
+    /// Collect the results of this device's oldest batch.
+    Collect { device: usize },
     /// Tell these that their deadline has come.
     Expired(Vec<Taken<W>>),
     /// Go home.
@@ -55,7 +57,8 @@ impl<W> Shared<W> {
                 return Turn::Expired(expired);
             }
             queue = match queue.next(now()) {
-                Next::Batch(batch) => return Turn::Batch(batch),
+                Next::Batch { device, ahead, requests } => return Turn::Batch { device, ahead, requests },
+                Next::Collect { device } => return Turn::Collect { device },
                 Next::Finished => return Turn::Finished,
                 Next::Wait => self.changed.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner()),
                 Next::WaitUntil(until) => {
@@ -74,17 +77,18 @@ impl<W> Shared<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::time::Duration;
 
-    use loom::sync::Arc;
+    use loom::sync::{Arc, mpsc};
     use loom::thread;
 
-    use super::super::queue::Limits;
+    use super::super::queue::{Devices, Limits, Ticket};
     use super::*;
 
-    fn shared(batch_tiles: usize) -> Arc<Shared<u32>> {
+    fn shared(batch_tiles: usize, depth: usize) -> Arc<Shared<u32>> {
         let limits = Limits { max_requests: 8, max_bytes: 100, batch_tiles, max_delay: Duration::ZERO };
-        let mut queue = Queue::new(limits);
+        let mut queue = Queue::new(limits, Devices { count: 1, depth });
         queue.open();
         Arc::new(Shared::new(queue))
     }
@@ -97,27 +101,75 @@ mod tests {
         builder.check(test);
     }
 
-    /// Takes turns until there are none left; returns all work, in the order it was computed.
-    fn compute(shared: &Shared<u32>, now: Instant) -> Vec<u32> {
-        let mut computed = Vec::new();
+    /// Takes turns until there are none left; returns all work, in the order it was collected. A batch is computed by
+    /// whoever `give` gives it to.
+    fn turns(shared: &Shared<u32>, now: Instant, mut give: impl FnMut(usize)) -> Vec<u32> {
+        let (mut given, mut collected) = (VecDeque::<Vec<Taken<u32>>>::new(), Vec::new());
         loop {
             match shared.turn(|| now) {
-                Turn::Batch(batch) => {
-                    for taken in &batch {
-                        shared.change(|queue| queue.finish(taken.ticket));
-                    }
-                    computed.extend(batch.into_iter().map(|taken| taken.work));
+                Turn::Batch { device, ahead, requests } => {
+                    assert!(!ahead || !given.is_empty(), "nothing computes that it could be ahead of");
+                    given.push_back(requests);
+                    give(device);
+                }
+                Turn::Collect { .. } => {
+                    let batch = given.pop_front().expect("a batch that was never given");
+                    let finish = |taken: &Taken<u32>| shared.change(|queue| queue.finish(taken.ticket));
+                    batch.iter().for_each(finish);
+                    collected.extend(batch.into_iter().map(|taken| taken.work));
                 }
                 Turn::Expired(expired) => panic!("nothing expires here: {expired:?}"),
-                Turn::Finished => return computed,
+                Turn::Finished => {
+                    assert!(given.is_empty(), "home before the work is done");
+                    return collected;
+                }
             }
         }
+    }
+
+    /// The same with a device that has computed when it is given.
+    fn compute(shared: &Shared<u32>, now: Instant) -> Vec<u32> {
+        turns(shared, now, |device| shared.change(|queue| queue.computed(device)))
+    }
+
+    fn admit(shared: &Shared<u32>, now: Instant) -> Ticket {
+        shared.change(|queue| queue.admit(now + Duration::from_secs(1))).unwrap()
+    }
+
+    /// The encoder's thread, the device's, and a caller, in every order.
+    #[test]
+    fn a_device_that_ends_at_any_moment_is_collected_once_for_each_batch() {
+        model(|| {
+            let (shared, now) = (shared(1, 2), Instant::now());
+            let tickets = [0, 1].map(|_| admit(&shared, now));
+            let (sender, given) = mpsc::channel();
+            let device = thread::spawn({
+                let shared = shared.clone();
+                move || {
+                    // Each request is a batch.
+                    for _ in 0..tickets.len() {
+                        let device = given.recv().unwrap();
+                        shared.change(|queue| queue.computed(device));
+                    }
+                }
+            });
+            let encoder = thread::spawn({
+                let shared = shared.clone();
+                move || turns(&shared, now, |device| sender.send(device).unwrap())
+            });
+            for (ticket, work) in tickets.into_iter().zip(0..) {
+                shared.change(|queue| queue.submit(ticket, 1, work, now)).unwrap();
+            }
+            shared.change(Queue::drain);
+            assert_eq!(encoder.join().unwrap(), [0, 1]);
+            device.join().unwrap();
+        });
     }
 
     #[test]
     fn whatever_the_order_all_that_is_submitted_is_computed_once() {
         model(|| {
-            let (shared, now) = (shared(1), Instant::now());
+            let (shared, now) = (shared(1, 1), Instant::now());
             let tickets = [0, 1].map(|_| shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap());
             let device = thread::spawn({
                 let shared = shared.clone();
@@ -141,7 +193,7 @@ mod tests {
     #[test]
     fn a_client_that_leaves_at_any_moment_gives_back_what_it_held() {
         model(|| {
-            let (shared, now) = (shared(4), Instant::now());
+            let (shared, now) = (shared(4, 1), Instant::now());
             let ticket = shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap();
             shared.change(|q| q.hold(ticket, 60)).unwrap();
             shared.change(|q| q.submit(ticket, 1, 7, now)).unwrap();
@@ -160,7 +212,7 @@ mod tests {
     #[test]
     fn stopping_hands_back_what_the_device_has_not_taken() {
         model(|| {
-            let (shared, now) = (shared(4), Instant::now());
+            let (shared, now) = (shared(4, 1), Instant::now());
             let ticket = shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap();
             shared.change(|q| q.submit(ticket, 1, 7, now)).unwrap();
             let device = thread::spawn({

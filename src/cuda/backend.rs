@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::flights::Flights;
 use super::replica::{Observer, Replica, SLOTS};
+use super::slot::GpuTimes;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::cuda::architecture::{self, Architecture};
@@ -20,7 +22,8 @@ const HOPPER: (u32, u32) = (9, 0);
 /// The encoder on GPUs.
 #[derive(Debug)]
 pub(crate) struct CudaBackend {
-    replicas: Vec<Replica>,
+    pub(super) replicas: Vec<Replica>,
+    pub(super) flights: Flights,
     target: Target,
 }
 
@@ -38,7 +41,8 @@ impl CudaBackend {
     ) -> Result<Self, Error> {
         require_model(config)?;
         let replica = |&ordinal: &usize| Replica::new(ordinal, weights, config, target, capacity);
-        Ok(Self { replicas: ordinals.iter().map(replica).collect::<Result<_, _>>()?, target })
+        let replicas = ordinals.iter().map(replica).collect::<Result<_, _>>()?;
+        Ok(Self { replicas, flights: Flights::default(), target })
     }
 
     /// Measures the tilings of the matrix operations of these batches on each GPU, where they are not known from an earlier
@@ -56,6 +60,7 @@ impl CudaBackend {
     /// # Errors
     /// [`InputError::Unavailable`] for times of a simulated device; [`CudaError`].
     pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
+        self.land_all();
         let replica = &mut self.replicas[0];
         if timed && replica.is_simulated() {
             let reason = "no time of a simulated device means anything: launch without timing";
@@ -81,12 +86,18 @@ impl CudaBackend {
         format!("cuda {} {} {}", self.target.form, fatbin::build(), gpus.join(", "))
     }
 
+    /// How many GPUs there are.
+    pub(crate) fn num_devices(&self) -> usize {
+        self.replicas.len()
+    }
+
     /// Encodes batches, each into its own piece of `embeddings`, f32. Batches go to the GPUs in turn; on each, one
     /// computes while the next one's pixels and the last one's results are on their way.
     ///
     /// # Errors
     /// [`CudaError`]. After one, nothing is under way.
-    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<(), Error> {
+    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<GpuTimes, Error> {
+        self.land_all();
         let result = self.run_in_turn(batches, embeddings);
         if result.is_err() {
             self.replicas.iter_mut().for_each(Replica::abandon);
@@ -94,12 +105,15 @@ impl CudaBackend {
         result
     }
 
-    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<(), Error> {
+    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<GpuTimes, Error> {
         let num_replicas = self.replicas.len();
+        let mut times = GpuTimes::default();
         let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
-        let finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| match waiting.take() {
-            Some(embeddings) => replica.finish(slot, embeddings),
-            None => Ok(()),
+        let mut finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| {
+            if let Some(embeddings) = waiting.take() {
+                times.add(replica.finish(slot, embeddings)?);
+            }
+            Ok::<_, Error>(())
         };
         for (number, (batch, embeddings)) in batches.iter().zip(embeddings).enumerate() {
             let (turn, slot) = (number % num_replicas, number / num_replicas % SLOTS);
@@ -118,7 +132,7 @@ impl CudaBackend {
                 finish(replica, waiting, slot)?;
             }
         }
-        Ok(())
+        Ok(times)
     }
 
     /// Encodes one batch on the first GPU, step by step, and shows what each step wrote.
@@ -131,6 +145,7 @@ impl CudaBackend {
         embeddings: &mut [f32],
         observer: &mut Observer,
     ) -> Result<(), Error> {
+        self.land_all();
         self.replicas[0].observe(batch, embeddings, observer)
     }
 }

@@ -12,7 +12,10 @@ mod cublas;
 #[expect(unsafe_code, reason = "calls of the driver")]
 mod driver;
 pub mod fatbin;
+mod flights;
 mod lower;
+#[cfg(test)]
+mod machine_code;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
 #[cfg(test)]
@@ -24,4 +27,7 @@ mod tuning;
 mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
+pub(crate) use flights::{Computed, Flight, another_encoder};
+pub(crate) use replica::SLOTS;
+pub(crate) use slot::GpuTimes;
 pub(crate) use tuning::kernels;

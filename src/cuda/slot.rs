@@ -1,6 +1,7 @@
 //! The way of one batch to the GPU and back, beside the way of the one before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::batch::BatchTables;
 use super::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
@@ -27,6 +28,53 @@ impl Streams {
     }
 }
 
+/// Where a batch' time on a GPU went.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct GpuTimes {
+    /// From the first piece of the pixels to the last one's arrival.
+    pub(crate) h2d: Duration,
+    /// The graph.
+    pub(crate) compute: Duration,
+    /// The results' way back, and their widening to f32.
+    pub(crate) d2h: Duration,
+}
+
+impl GpuTimes {
+    /// Times of several batches, added up; their ways may have overlapped.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.h2d += other.h2d;
+        self.compute += other.compute;
+        self.d2h += other.d2h;
+    }
+}
+
+/// Events that keep the time. They stand in the streams before and behind what they time, outside of the recorded graph,
+/// and order nothing: the events that do are others, which keep no time.
+#[derive(Debug)]
+struct Clock {
+    upload: [Event; 2],
+    compute: [Event; 2],
+    downloaded: Event,
+}
+
+impl Clock {
+    fn new(context: &Arc<Context>) -> Result<Self, CudaError> {
+        let pair = || Ok::<_, CudaError>([Event::timed(context)?, Event::timed(context)?]);
+        Ok(Self { upload: pair()?, compute: pair()?, downloaded: Event::timed(context)? })
+    }
+
+    /// The times, once the results are here.
+    fn read(&self) -> Result<GpuTimes, CudaError> {
+        let between = |start: &Event, end: &Event| end.seconds_since(start).map(Duration::from_secs_f64);
+        let [started, computed] = &self.compute;
+        Ok(GpuTimes {
+            h2d: between(&self.upload[0], &self.upload[1])?,
+            compute: between(started, computed)?,
+            d2h: between(computed, &self.downloaded)?,
+        })
+    }
+}
+
 /// Memory and events of one batch in flight.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -38,8 +86,9 @@ pub(super) struct Slot {
     pinned_tables: PinnedMemory,
     pinned_embeddings: PinnedMemory,
     uploaded: Event,
-    computed: Event,
+    computed: Arc<Event>,
     downloaded: Event,
+    clock: Clock,
     /// Elements of the batch' results; none while no batch is in flight.
     in_flight: Option<usize>,
     /// What `pinned_tables` describes: the same batch shape again needs no new tables.
@@ -64,8 +113,9 @@ impl Slot {
             pinned_tables: PinnedMemory::new(context, BatchTables::new(*capacity, target).bytes)?,
             pinned_embeddings: PinnedMemory::new(context, embeddings_bytes)?,
             uploaded: Event::new(context)?,
-            computed: Event::new(context)?,
+            computed: Arc::new(Event::new(context)?),
             downloaded: Event::new(context)?,
+            clock: Clock::new(context)?,
             in_flight: None,
             described: None,
         })
@@ -81,6 +131,7 @@ impl Slot {
         streams: &Streams,
     ) -> Result<(), CudaError> {
         assert!(self.in_flight.is_none(), "a slot was given a batch before the last one was taken from it");
+        self.clock.upload[0].record(&streams.upload)?;
         let mut offset = 0;
         for (image, pixels) in batch.shape.images.iter().zip(&batch.pixels) {
             let read = &pixels[..image.num_input_tiles() * config.tile_len()];
@@ -93,6 +144,7 @@ impl Slot {
                 offset += piece.len();
             }
         }
+        self.clock.upload[1].record(&streams.upload)?;
         self.uploaded.record(&streams.upload)?;
         if !self.describes(tables.capacity(), &batch.shape) {
             self.described = None;
@@ -103,7 +155,8 @@ impl Slot {
         // The descriptor has one place, which the batch before may still read: the compute stream keeps their order.
         // SAFETY: as above.
         unsafe { self.pinned_tables.upload(0..tables.bytes, descriptor, 0, &streams.compute) }?;
-        streams.compute.wait(&self.uploaded)
+        streams.compute.wait(&self.uploaded)?;
+        self.clock.compute[0].record(&streams.compute)
     }
 
     /// Whether the tables that were written last are those of this batch.
@@ -115,22 +168,30 @@ impl Slot {
 
     /// Sends the results back, `len` elements, once what `streams.compute` was given is done.
     pub(super) fn download(&mut self, len: usize, dtype: Dtype, streams: &Streams) -> Result<(), CudaError> {
+        self.clock.compute[1].record(&streams.compute)?;
         self.computed.record(&streams.compute)?;
         streams.download.wait(&self.computed)?;
         // SAFETY: the pinned bytes are read only after `downloaded`, which is recorded behind this copy, and the memory
         // is dropped only once the GPU is idle.
         unsafe { self.pinned_embeddings.download(&self.embeddings, 0, len * dtype.size(), &streams.download) }?;
+        self.clock.downloaded.record(&streams.download)?;
         self.downloaded.record(&streams.download)?;
         self.in_flight = Some(len);
         Ok(())
     }
 
-    /// Waits for the results and hands their bytes over; none where no batch is in flight.
-    pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<&[u8]>, CudaError> {
+    /// Waits for the results and hands their bytes over, with the times; none where no batch is in flight.
+    pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<(&[u8], GpuTimes)>, CudaError> {
         let Some(len) = self.in_flight else { return Ok(None) };
         self.downloaded.synchronize()?;
+        let times = self.clock.read()?;
         self.in_flight = None;
-        Ok(Some(&self.pinned_embeddings.bytes()[..len * dtype.size()]))
+        Ok(Some((&self.pinned_embeddings.bytes()[..len * dtype.size()], times)))
+    }
+
+    /// What the compute stream reaches when it has done the batch in flight.
+    pub(super) fn computed(&self) -> &Arc<Event> {
+        &self.computed
     }
 
     /// Whether no batch is in flight.

@@ -125,6 +125,15 @@ impl Backend {
         }
     }
 
+    /// Devices that compute at the same time, each what it is given.
+    pub(super) fn num_devices(&self) -> usize {
+        match self {
+            Self::Cpu(_) => 1,
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(cuda) => cuda.num_devices(),
+        }
+    }
+
     /// The device, for people.
     pub(super) fn describe(&self) -> String {
         match self {

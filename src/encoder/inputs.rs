@@ -3,6 +3,10 @@
 use super::{Encoder, Pixels, zeros};
 use crate::error::Result;
 use crate::image::Tiles;
+use crate::plan::SequenceLayout;
+
+/// An image's rows and its pixels.
+type Image<'a> = (SequenceLayout, &'a [f32]);
 
 /// What one of several callers wants encoded.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +25,13 @@ impl Encoder {
     /// # Errors
     /// Those of the two, for the first input that has one; nothing is encoded then.
     pub fn encode_inputs(&mut self, inputs: &[Input]) -> Result<Vec<f32>> {
+        let (images, mut embeddings) = self.prepare(inputs)?;
+        self.run_all(images, &mut embeddings)?;
+        Ok(embeddings)
+    }
+
+    /// The images of all inputs, and memory for their embeddings.
+    pub(super) fn prepare<'a>(&self, inputs: &[Input<'a>]) -> Result<(Vec<Image<'a>>, Vec<f32>)> {
         let mut images = Vec::new();
         for input in inputs {
             match input {
@@ -29,9 +40,8 @@ impl Encoder {
             }
         }
         let num_tiles: usize = images.iter().map(|(image, _)| image.num_output_tiles()).sum();
-        let mut embeddings = zeros(num_tiles.saturating_mul(self.config.num_tokens()), self.config.decoder_embed_dim)?;
-        self.run_all(images, &mut embeddings)?;
-        Ok(embeddings)
+        let embeddings = zeros(num_tiles.saturating_mul(self.config.num_tokens()), self.config.decoder_embed_dim)?;
+        Ok((images, embeddings))
     }
 
     /// How many tiles are computed for a picture of this aspect ratio: its own and, in `meta` semantics, the padding

@@ -6,6 +6,9 @@ mod device;
 mod identity;
 mod inputs;
 mod pixels;
+mod submission;
+
+use std::time::Instant;
 
 use self::backend::Backend;
 use crate::checkpoint::PositionTables;
@@ -19,6 +22,7 @@ pub use device::{Device, Kernels, Tune};
 pub use identity::Identity;
 pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};
+pub use submission::{Computed, Encoded, Submission, Timing};
 
 /// The Llama 3.2 Vision encoder, ready to run.
 ///
@@ -172,7 +176,7 @@ impl Encoder {
     /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
         let images = self.picture_layouts(tiles)?;
-        self.run_all(images, embeddings)
+        self.run_all(images, embeddings).map(drop)
     }
 
     /// Each picture's rows and pixels, once its tiles are known to be what they are said to be.
@@ -262,12 +266,29 @@ impl Encoder {
     }
 
     /// Runs images, each with its pixels, in batches that keep the tile budget.
-    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<()> {
+    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<Timing> {
         let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
         let num_rows: usize = images.iter().map(|(image, _)| image.num_output_tiles() * tokens).sum();
         require_len("embeddings", num_rows, width, embeddings)?;
+        self.run_batches(&self.batches(images), embeddings)
+    }
+
+    /// Runs batches, whose embeddings stand one after another.
+    fn run_batches(&mut self, batches: &[Batch], embeddings: &mut [f32]) -> Result<Timing> {
+        let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
+        let (mut rest, mut outputs) = (embeddings, Vec::new());
+        for batch in batches {
+            let (output, later) = rest.split_at_mut(batch.shape.num_output_tiles() * tokens * width);
+            rest = later;
+            outputs.push(output);
+        }
+        self.run(batches, outputs)
+    }
+
+    /// Cuts a row of images into batches that keep the tile budget.
+    fn batches<'a>(&self, images: Vec<(SequenceLayout, &'a [f32])>) -> Vec<Batch<'a>> {
         let mut images = images.into_iter().peekable();
-        let (mut rest, mut batches, mut outputs) = (embeddings, Vec::new(), Vec::new());
+        let mut batches = Vec::new();
         while images.peek().is_some() {
             let (mut shape, mut pixels, mut num_tiles) = (BatchShape::default(), Vec::new(), 0);
             while let Some((image, tiles)) =
@@ -277,16 +298,15 @@ impl Encoder {
                 shape.images.push(image);
                 pixels.push(tiles);
             }
-            let (batch, later) = rest.split_at_mut(shape.num_output_tiles() * tokens * width);
-            rest = later;
-            outputs.push(batch);
             batches.push(Batch { shape, pixels });
         }
-        self.run(&batches, outputs)?;
-        Ok(())
+        batches
     }
 
-    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>) -> Result<()> {
+    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>) -> Result<Timing> {
+        let begin = Instant::now();
+        #[cfg_attr(not(feature = "cuda-unversioned"), expect(unused_mut, reason = "only a GPU tells more"))]
+        let mut timing = None;
         match (&mut self.backend, &mut self.observer) {
             (Backend::Cpu(cpu), observer) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
@@ -314,7 +334,8 @@ impl Encoder {
             }
             #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), None) => {
-                cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect())?
+                let times = cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect())?;
+                timing = Some(times.into());
             }
         }
         let mut before = 0;
@@ -324,18 +345,16 @@ impl Encoder {
             }
             before += output.len();
         }
-        Ok(())
+        Ok(timing.unwrap_or_else(|| Timing::Host { compute: begin.elapsed() }))
     }
 }
 
 /// Memory for `[rows, width]` values, if the machine has it.
 fn zeros(rows: usize, width: usize) -> Result<Vec<f32>> {
     let len = rows.checked_mul(width).ok_or(InputError::OutOfMemory { bytes: u64::MAX })?;
-    let mut values = Vec::new();
-    let refuse = |_| InputError::OutOfMemory { bytes: (len as u64).saturating_mul(4) };
-    values.try_reserve_exact(len).map_err(refuse)?;
-    values.resize(len, 0.0);
-    Ok(values)
+    // Zero as the system gives it: the pages come when they are written, on all threads that write them.
+    let values = bytemuck::try_zeroed_vec(len);
+    Ok(values.map_err(|()| InputError::OutOfMemory { bytes: (len as u64).saturating_mul(4) })?)
 }
 
 /// `tensor` must be `[rows, width]`, flat.

@@ -9,8 +9,9 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::metrics::{Stage, Timing};
 use super::refused::Refused;
-use super::service::{Answer, Timing};
+use super::service::Answer;
 
 /// The header that names a request; one that comes without is given a name.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,11 +57,27 @@ pub(super) async fn requests(request: Request, next: Next) -> Response {
     let name = id.to_str().unwrap_or_default();
     match response.extensions_mut().remove::<Told>() {
         Some(Told::Encoded { images, tiles, batch_requests, content_hash, timing }) => {
-            let [receive_ms, prepare_ms, queue_ms, encode_ms] =
-                [timing.receive, timing.prepare, timing.queue, timing.encode].map(|time| time.as_secs_f64() * 1e3);
+            let stage = |stage| timing.milliseconds(stage);
             tracing::info!(
-                id = name, %method, path, status, milliseconds, receive_ms, prepare_ms, queue_ms, encode_ms, images, tiles,
-                batch_requests, bytes, content_hash, "encoded"
+                id = name,
+                %method,
+                path,
+                status,
+                milliseconds,
+                receive_ms = stage(Stage::Receive),
+                decode_ms = stage(Stage::Decode),
+                preprocess_ms = stage(Stage::Preprocess),
+                queue_ms = stage(Stage::Queue),
+                compute_ms = stage(Stage::Compute),
+                h2d_ms = stage(Stage::H2d),
+                gpu_ms = stage(Stage::Gpu),
+                d2h_ms = stage(Stage::D2h),
+                images,
+                tiles,
+                batch_requests,
+                bytes,
+                content_hash,
+                "encoded"
             );
         }
         Some(Told::Refused { reason, status }) if status >= 500 => {

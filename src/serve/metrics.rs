@@ -8,30 +8,98 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::statistics::Statistics;
+use crate::batch::Report;
+
 /// Upper bounds of the buckets of times, in seconds: from a header's parsing to a large model on a CPU.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// Upper bounds of the buckets of requests in a batch.
-const REQUESTS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+/// Upper bounds of the buckets of requests and of tiles in a batch.
+const COUNTS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
-/// A part of a request's way.
+/// Upper bounds of the buckets of shares.
+const SHARES: [f64; 7] = [0.0, 0.1, 0.25, 0.5, 0.67, 0.75, 0.9];
+
+/// A part of a request's way, in order. Not every request passes all of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stage {
+    /// The body comes.
     Receive,
-    Prepare,
+    /// Pictures are decoded; tensors are read.
+    Decode,
+    /// Pictures are resized and cut.
+    Preprocess,
+    /// It waits: for a decoder, for its turn, and on the device behind the batch before.
     Queue,
-    Encode,
+    /// The CPU computes its batch.
+    Compute,
+    /// Its batch' pixels go to the GPU.
+    H2d,
+    /// The GPU computes its batch.
+    Gpu,
+    /// Its batch' embeddings come back and become f32.
+    D2h,
+    /// The answer is made.
+    Serialise,
 }
 
-const STAGES: [&str; 4] = ["receive", "prepare", "queue", "encode"];
+/// As they are called in metrics and headers.
+const STAGES: [&str; 9] = ["receive", "decode", "preprocess", "queue", "compute", "h2d", "gpu", "d2h", "serialise"];
+
+/// Where a request's time went, as far as it has come.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Timing([Option<Duration>; STAGES.len()]);
+
+impl Timing {
+    /// Adds to a stage's time.
+    pub(super) fn add(&mut self, stage: Stage, time: Duration) {
+        *self.0[stage as usize].get_or_insert_default() += time;
+    }
+
+    /// A stage's time, where it was gone through.
+    pub(super) fn milliseconds(&self, stage: Stage) -> Option<f64> {
+        self.0[stage as usize].map(|time| time.as_secs_f64() * 1e3)
+    }
+
+    /// A stage's time; none where it was not gone through.
+    pub(super) fn time(&self, stage: Stage) -> Duration {
+        self.0[stage as usize].unwrap_or_default()
+    }
+
+    /// Adds all times of another.
+    pub(super) fn append(&mut self, other: &Self) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            *own = own.map_or(other, |own| Some(own + other.unwrap_or_default()));
+        }
+    }
+
+    pub(super) fn total(&self) -> Duration {
+        self.stages().map(|(_, time)| time).sum()
+    }
+
+    fn stages(&self) -> impl Iterator<Item = (usize, Duration)> {
+        self.0.iter().enumerate().filter_map(|(stage, time)| Some((stage, (*time)?)))
+    }
+
+    /// The value of a `Server-Timing` header, in milliseconds.
+    fn header(&self) -> String {
+        let stages =
+            self.stages().map(|(stage, time)| format!("{};dur={:.3}", STAGES[stage], time.as_secs_f64() * 1e3));
+        stages.collect::<Vec<_>>().join(", ")
+    }
+}
 
 /// What a server has done.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     responses: Mutex<BTreeMap<u16, u64>>,
     tiles: AtomicU64,
-    stages: [Histogram<14>; 4],
-    batches: Histogram<7>,
+    stages: [Histogram<14>; STAGES.len()],
+    batch_requests: Histogram<7>,
+    batch_tiles: Histogram<7>,
+    batch_padding: Histogram<7>,
+    batches_ahead: AtomicU64,
+    pub(super) statistics: Statistics,
 }
 
 /// How many values were at most each bound, in all, and their sum in millionths.
@@ -57,6 +125,10 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
     fn render(&self, text: &mut String, name: &str, label: &str, bounds: &[f64; BOUNDS]) {
         let mut below = 0;
         for (bucket, bound) in self.buckets.iter().zip(bounds) {
@@ -72,13 +144,24 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
 }
 
 impl Metrics {
-    pub(super) fn observe(&self, stage: Stage, time: Duration) {
-        self.stages[stage as usize].observe(time.as_secs_f64(), &SECONDS);
+    /// A request has its answer, which took `serialise` to make; its `Server-Timing`.
+    pub(super) fn answered(&self, mut timing: Timing, serialise: Duration) -> String {
+        timing.add(Stage::Serialise, serialise);
+        self.statistics.succeeded(&timing);
+        for (stage, time) in timing.stages() {
+            self.stages[stage].observe(time.as_secs_f64(), &SECONDS);
+        }
+        timing.header()
     }
 
-    /// A request was computed with so many, itself included.
-    pub(super) fn observe_batch(&self, requests: usize) {
-        self.batches.observe(requests as f64, &REQUESTS);
+    /// A batch was computed.
+    pub(super) fn observe_batch(&self, batch: &Report) {
+        self.batch_requests.observe(batch.requests as f64, &COUNTS);
+        self.batch_tiles.observe(batch.tiles as f64, &COUNTS);
+        let padding = batch.tiles.saturating_sub(batch.output_tiles) as f64 / batch.tiles.max(1) as f64;
+        self.batch_padding.observe(padding, &SHARES);
+        self.batches_ahead.fetch_add(u64::from(batch.ahead), Ordering::Relaxed);
+        self.statistics.computed(batch);
     }
 
     pub(super) fn count_tiles(&self, tiles: i64) {
@@ -109,11 +192,17 @@ impl Metrics {
             line(&mut text, format_args!("tilesight_responses_total{{status=\"{status}\"}} {count}"));
         }
         head(&mut text, "tilesight_stage_seconds", "histogram", "Time of each stage of an answered request.");
-        for (name, histogram) in STAGES.into_iter().zip(&self.stages) {
+        for (name, histogram) in STAGES.into_iter().zip(&self.stages).filter(|(_, histogram)| !histogram.is_empty()) {
             histogram.render(&mut text, "tilesight_stage_seconds", &format!("stage=\"{name}\","), &SECONDS);
         }
-        head(&mut text, "tilesight_batch_requests", "histogram", "Requests computed together, once for each of them.");
-        self.batches.render(&mut text, "tilesight_batch_requests", "", &REQUESTS);
+        head(&mut text, "tilesight_batch_requests", "histogram", "Requests of a batch.");
+        self.batch_requests.render(&mut text, "tilesight_batch_requests", "", &COUNTS);
+        head(&mut text, "tilesight_batch_tiles", "histogram", "Tiles of a batch that were computed.");
+        self.batch_tiles.render(&mut text, "tilesight_batch_tiles", "", &COUNTS);
+        head(&mut text, "tilesight_batch_padding_share", "histogram", "Share of those that stand for padding.");
+        self.batch_padding.render(&mut text, "tilesight_batch_padding_share", "", &SHARES);
+        head(&mut text, "tilesight_batches_ahead_total", "counter", "Batches given to a device that computed another.");
+        line(&mut text, format_args!("tilesight_batches_ahead_total {}", self.batches_ahead.load(Ordering::Relaxed)));
         text
     }
 }

@@ -37,6 +37,7 @@ use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
+use metrics::Metrics;
 use service::Service;
 
 /// What a server takes and how long it waits.
@@ -202,7 +203,10 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
         aspect_ratio: Some(vec![[1, 1]]),
     };
     let model = service::Model::of(&mut encoder);
-    Ok(Service::new(Batcher::start(encoder, limits, first)?, model, options.clone()))
+    let metrics = Arc::new(Metrics::default());
+    let counted = metrics.clone();
+    let batcher = Batcher::observed(encoder, limits, first, move |batch| counted.observe_batch(batch))?;
+    Ok(Service::new(batcher, model, metrics, options.clone()))
 }
 
 fn router(service: Arc<Service>) -> Router {

@@ -1,6 +1,7 @@
 //! `POST /v1/encode`: a picture in, a safetensors file out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -35,7 +36,8 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     visit.received();
     visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
-    let answer = visit.pictures(vec![file]).await?;
+    let mut answer = visit.pictures(vec![file]).await?;
+    let begin = Instant::now();
     let model = &service.model;
     let (etag, told) = (answer.etag(dtype), Told::of(&answer));
     let content_hashes = output::content_hashes(&answer);
@@ -52,9 +54,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("preprocess", model.preprocessor.as_ref().map_or("", |p| p.preprocess().name()).to_string()),
         ],
     );
-    let timing = answer.timing.header();
     let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
-    answer.succeeded();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     response.extensions_mut().insert(told);
     let headers = response.headers_mut();
@@ -62,7 +62,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = timing.try_into() {
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

@@ -10,15 +10,15 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
 use super::deadline;
-use super::metrics::{Metrics, Stage};
+use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
 use super::refused::Refused;
-use super::statistics::{Account, Statistics};
+use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
 use crate::dtype::Dtype;
-use crate::encoder::{Encoder, Identity, Pixels};
+use crate::encoder::{self, Encoder, Identity, Pixels};
 use crate::image::{Image, Limits as ImageLimits, Preprocessor, Tiles};
 use crate::plan::Semantics;
 
@@ -63,8 +63,7 @@ pub(super) struct Service {
     pub(super) batcher: Batcher,
     pub(super) model: Model,
     pub(super) options: Options,
-    pub(super) metrics: Metrics,
-    pub(super) statistics: Arc<Statistics>,
+    pub(super) metrics: Arc<Metrics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -84,9 +83,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The response is made.
-    pub(super) fn succeeded(self) {
-        self.account.succeed(&self.timing, &self.reply);
+    /// The response is made, which took so long; its `Server-Timing`.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
+        self.account.succeed(self.timing, serialise)
     }
 
     /// The content hash of all of it.
@@ -100,29 +99,13 @@ impl Answer {
     }
 }
 
-/// Where a request's time went.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Timing {
-    pub(super) receive: Duration,
-    pub(super) prepare: Duration,
-    pub(super) queue: Duration,
-    pub(super) encode: Duration,
-}
-
-impl Timing {
-    /// The value of a `Server-Timing` header, in milliseconds.
-    pub(super) fn header(&self) -> String {
-        let stages =
-            [("receive", self.receive), ("prepare", self.prepare), ("queue", self.queue), ("encode", self.encode)];
-        stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3)).join(", ")
-    }
-}
-
 /// One request that has been let in.
 pub(super) struct Visit<'a> {
     service: &'a Service,
     pub(super) place: Arc<Place>,
     pub(super) deadline: Instant,
+    /// When the stage began that it is in.
+    begin: Instant,
     account: Account,
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
@@ -130,25 +113,25 @@ pub(super) struct Visit<'a> {
 }
 
 impl Service {
-    pub(super) fn new(batcher: Batcher, model: Model, options: Options) -> Self {
+    /// `metrics` count the batcher's batches.
+    pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        let (metrics, statistics) = <_>::default();
-        Self { batcher, model, options, metrics, statistics, image_slots, stopped }
+        Self { batcher, model, options, metrics, image_slots, stopped }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
-        let account = Account::open(&self.statistics);
+        let (begin, account) = (Instant::now(), Account::open(&self.metrics));
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
         let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
-        let deadline = Instant::now() + timeout;
+        let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, account, timing: Timing::default(), known: None })
+        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -161,7 +144,14 @@ impl Service {
 impl Visit<'_> {
     /// The body is here.
     pub(super) fn received(&mut self) {
-        self.timing.receive = self.account.elapsed();
+        self.ends(Stage::Receive);
+    }
+
+    /// A stage ends, and the next begins.
+    fn ends(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.timing.add(stage, now - self.begin);
+        self.begin = now;
     }
 
     /// Nothing is computed for a client that has it: one whose If-None-Match lists the ETag.
@@ -177,29 +167,37 @@ impl Visit<'_> {
     }
 
     /// Encodes pictures, given as files.
-    pub(super) async fn pictures(self, files: Vec<Bytes>) -> Result<Answer, Refused> {
+    pub(super) async fn pictures(mut self, files: Vec<Bytes>) -> Result<Answer, Refused> {
         let model = &self.service.model;
         let Some(preprocessor) = model.preprocessor.clone() else {
             let expected = model.config.in_channels;
             return Err(crate::Error::from(crate::error::ImageError::Channels { expected }).into());
         };
-        let begin = Instant::now();
+        self.ends(Stage::Decode);
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| Refused::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
         let (place, tile_bytes, identity) = (self.place.clone(), model.tile_bytes(), model.identity);
         let cut = tokio::task::spawn_blocking(move || {
             let _slot = slot;
+            let mut timing = Timing::default();
             let cut = |file: &Bytes| {
+                let begin = Instant::now();
                 let (width, height) = Image::dimensions(file, &limits)?;
                 place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
                 let image = Image::decode(file, &limits)?;
+                let decoded = Instant::now();
                 let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
+                timing.add(Stage::Decode, decoded - begin);
+                timing.add(Stage::Preprocess, decoded.elapsed());
                 Ok((tiles?, identity.content_hash(&digest, Some(&preprocessor))))
             };
-            files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()
+            let tiles = files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()?;
+            Ok::<_, Refused>((tiles, timing))
         });
-        let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })??;
+        let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
+        let (cut, timing) = cut?;
+        self.has_worked(&timing);
         let (tiles, content_hashes): (Vec<Tiles>, Vec<Digest>) = cut.into_iter().unzip();
         self.require_unknown(&content_hashes)?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
@@ -207,13 +205,12 @@ impl Visit<'_> {
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        let inputs = Inputs::Pictures(tiles);
-        self.encode(inputs, cost, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await
+        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, content_hashes).await
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
     pub(super) async fn pixels(
-        self,
+        mut self,
         values: Vec<f32>,
         shape: [usize; 5],
         aspect_ratio: Option<Vec<[i64; 2]>>,
@@ -221,7 +218,6 @@ impl Visit<'_> {
         let [images, tiles, ..] = shape;
         let all = images.saturating_mul(tiles);
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
-        let begin = Instant::now();
         let identity = self.service.model.identity;
         let hash = tokio::task::spawn_blocking(move || {
             let [n, t, channels, height, width] = shape;
@@ -232,12 +228,13 @@ impl Visit<'_> {
         });
         let hash = self.in_time(hash).await?.map_err(|_| Refused::Dropped { reason: "hashing panicked" })?;
         let (values, aspect_ratio, content_hash) = hash;
+        self.ends(Stage::Decode);
         let content_hashes = vec![content_hash];
         self.require_unknown(&content_hashes)?;
         let aspect_ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
         let inputs = Inputs::Pixels { values, shape, aspect_ratio };
         let num_tiles = vec![tiles as i64; images];
-        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes, begin.elapsed()).await
+        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes).await
     }
 
     async fn encode(
@@ -247,36 +244,34 @@ impl Visit<'_> {
         num_tiles: Vec<i64>,
         aspect_ratios: Vec<[i64; 2]>,
         content_hashes: Vec<Digest>,
-        prepare: Duration,
     ) -> Result<Answer, Refused> {
-        self.timing.prepare = prepare;
         let (sender, receiver) = oneshot::channel();
-        let statistics = self.service.statistics.clone();
-        self.place.submit(cost, inputs, move |result| {
-            if let Ok(reply) = &result {
-                statistics.computed(reply, prepare);
-            }
-            drop(sender.send(result));
-        });
+        self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
         let reply = answered.map_err(|_| Refused::Dropped { reason: "it was never answered" })??;
-        self.timing.queue = reply.queued;
-        self.timing.encode = reply.encoded;
-        let metrics = &self.service.metrics;
-        for (stage, time) in [
-            (Stage::Receive, self.timing.receive),
-            (Stage::Prepare, self.timing.prepare),
-            (Stage::Queue, self.timing.queue),
-            (Stage::Encode, self.timing.encode),
-        ] {
-            metrics.observe(stage, time);
+        let mut timing = Timing::default();
+        match reply.timing {
+            encoder::Timing::Host { compute } => timing.add(Stage::Compute, compute),
+            encoder::Timing::Gpu { h2d, compute, d2h } => {
+                timing.add(Stage::H2d, h2d);
+                timing.add(Stage::Gpu, compute);
+                timing.add(Stage::D2h, d2h);
+            }
         }
-        metrics.count_tiles(num_tiles.iter().sum());
-        metrics.observe_batch(reply.batch_requests);
+        self.has_worked(&timing);
+        self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         let (timing, account) = (self.timing, self.account);
         Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, timing, account })
+    }
+
+    /// A part of the time since the last stage went as others say, and the rest was spent waiting.
+    fn has_worked(&mut self, timing: &Timing) {
+        let now = Instant::now();
+        self.timing.add(Stage::Queue, (now - self.begin).saturating_sub(timing.total()));
+        self.timing.append(timing);
+        self.begin = now;
     }
 
     /// Waits for something until the deadline comes or the server stops.

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::grpc::inference::{InferBatchStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
+use super::metrics::{self, Metrics, Stage};
 use super::protocol::{MODEL, VERSION};
-use super::service::Timing;
-use crate::batch::Reply;
+use crate::batch::Report;
+use crate::encoder::Timing;
 
 /// The statistics of the one model.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub(super) struct Statistics(Mutex<ModelStatistics>);
 
 /// One request, which has failed unless it is said to have succeeded.
 pub(super) struct Account {
-    statistics: Arc<Statistics>,
+    metrics: Arc<Metrics>,
     begin: Instant,
     is_settled: bool,
 }
@@ -41,18 +42,46 @@ impl Statistics {
         ModelStatisticsResponse { model_stats: vec![statistics] }
     }
 
-    /// A request was computed, after so much time to prepare it. Said of each request of a batch, whether its client is
-    /// still there or not.
-    pub(super) fn computed(&self, reply: &Reply, prepare: Duration) {
+    /// A batch was computed.
+    pub(super) fn computed(&self, batch: &Report) {
+        let (input, infer, output) = match batch.timing {
+            Timing::Host { compute } => (Duration::ZERO, compute, Duration::ZERO),
+            Timing::Gpu { h2d, compute, d2h } => (h2d, compute, d2h),
+        };
+        let batch_size = batch.requests as u64;
         self.change(|statistics| {
-            let batch = batch(statistics, reply);
-            add(&mut batch.compute_input, u64::from(reply.is_first), prepare);
-            if reply.is_first {
-                add(&mut batch.compute_infer, 1, reply.encoded);
-                add(&mut batch.compute_output, 1, Duration::ZERO);
-                statistics.execution_count += 1;
-            }
+            statistics.execution_count += 1;
+            let batches = &mut statistics.batch_stats;
+            let place = batches.binary_search_by_key(&batch_size, |batch| batch.batch_size);
+            let place = place.unwrap_or_else(|place| {
+                batches.insert(place, InferBatchStatistics { batch_size, ..<_>::default() });
+                place
+            });
+            let batch = &mut batches[place];
+            add(&mut batch.compute_input, input);
+            add(&mut batch.compute_infer, infer);
+            add(&mut batch.compute_output, output);
         });
+    }
+
+    /// A request has its answer. What the network took is not the server's.
+    pub(super) fn succeeded(&self, timing: &metrics::Timing) {
+        let sum = |stages: &[Stage]| stages.iter().map(|stage| timing.time(*stage)).sum();
+        self.change(|statistics| {
+            statistics.inference_count += 1;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            statistics.last_inference = now.as_millis() as u64;
+            let all = statistics.inference_stats.get_or_insert_default();
+            add(&mut all.success, timing.total() - timing.time(Stage::Receive));
+            add(&mut all.queue, timing.time(Stage::Queue));
+            add(&mut all.compute_input, sum(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
+            add(&mut all.compute_infer, sum(&[Stage::Compute, Stage::Gpu]));
+            add(&mut all.compute_output, sum(&[Stage::D2h, Stage::Serialise]));
+        });
+    }
+
+    fn failed(&self, time: Duration) {
+        self.change(|statistics| add(&mut statistics.inference_stats.get_or_insert_default().fail, time));
     }
 
     /// The counters hold between changes, so a panic elsewhere leaves them sound.
@@ -62,61 +91,27 @@ impl Statistics {
 }
 
 impl Account {
-    pub(super) fn open(statistics: &Arc<Statistics>) -> Self {
-        Self { statistics: statistics.clone(), begin: Instant::now(), is_settled: false }
+    pub(super) fn open(metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: metrics.clone(), begin: Instant::now(), is_settled: false }
     }
 
-    /// Since the request came.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.begin.elapsed()
-    }
-
-    /// The answer is made, since when the rest of the time has been its own.
-    pub(super) fn succeed(mut self, timing: &Timing, reply: &Reply) {
+    /// The request has its answer, which took `serialise` to make; its `Server-Timing`.
+    pub(super) fn succeed(&mut self, timing: metrics::Timing, serialise: Duration) -> String {
         self.is_settled = true;
-        // The network's time is not the server's.
-        let time = self.elapsed().saturating_sub(timing.receive);
-        let output = time.saturating_sub(timing.prepare + timing.queue + timing.encode);
-        self.statistics.change(|statistics| {
-            statistics.inference_count += 1;
-            statistics.last_inference =
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u64);
-            add(&mut batch(statistics, reply).compute_output, 0, output);
-            let all = statistics.inference_stats.get_or_insert_default();
-            add(&mut all.success, 1, time);
-            add(&mut all.queue, 1, timing.queue);
-            add(&mut all.compute_input, 1, timing.prepare);
-            add(&mut all.compute_infer, 1, timing.encode);
-            add(&mut all.compute_output, 1, output);
-        });
+        self.metrics.answered(timing, serialise)
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         if !self.is_settled {
-            let time = self.elapsed();
-            let fail = |statistics: &mut ModelStatistics| {
-                add(&mut statistics.inference_stats.get_or_insert_default().fail, 1, time);
-            };
-            self.statistics.change(fail);
+            self.metrics.statistics.failed(self.begin.elapsed());
         }
     }
 }
 
-/// The batches of this size.
-fn batch<'a>(statistics: &'a mut ModelStatistics, reply: &Reply) -> &'a mut InferBatchStatistics {
-    let batches = &mut statistics.batch_stats;
-    let batch_size = reply.batch_requests as u64;
-    let place = batches.binary_search_by_key(&batch_size, |batch| batch.batch_size).unwrap_or_else(|place| {
-        batches.insert(place, InferBatchStatistics { batch_size, ..<_>::default() });
-        place
-    });
-    &mut batches[place]
-}
-
-fn add(sum: &mut Option<StatisticDuration>, count: u64, time: Duration) {
+fn add(sum: &mut Option<StatisticDuration>, time: Duration) {
     let sum = sum.get_or_insert_default();
-    sum.count += count;
+    sum.count += 1;
     sum.ns += time.as_nanos() as u64;
 }

@@ -147,6 +147,7 @@ impl Attention {
             num_items: DeviceBatch::new(&batch, 0).num_attention_items(Stack::Transformer, num_items),
             queries: match is_grouped {
                 true => Queries::Groups(GroupedQueries {
+                    tiling,
                     groups: Array::new(&groups, 0, num_items),
                     counters: Array::new(&counters, 0, num_counters),
                     partials: Some(partials.values()),

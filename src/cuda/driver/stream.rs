@@ -71,6 +71,8 @@ pub(crate) struct Event {
 
 // SAFETY: an event's handle is a plain token of the driver, whose functions may be called from any thread.
 unsafe impl Send for Event {}
+// SAFETY: as above; recording an event that another thread waits for leaves that wait with the work it found.
+unsafe impl Sync for Event {}
 
 impl Event {
     /// An event that keeps order and no time.

@@ -3,15 +3,16 @@
 mod measuring;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
 use super::batch::BatchTables;
 use super::cublas::Cublas;
-use super::driver::{Context, DeviceMemory, DeviceModel, Graph};
+use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
-use super::slot::{Slot, Streams};
+use super::slot::{GpuTimes, Slot, Streams};
 use super::tuning::{Tuning, driver_version};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
@@ -21,7 +22,7 @@ use crate::error::{CudaError, Error};
 use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target};
 
 /// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
-pub(super) const SLOTS: usize = 2;
+pub(crate) const SLOTS: usize = 2;
 
 /// Graphs that are kept; the one that was not used for the longest time makes room.
 const MAX_GRAPHS: usize = 64;
@@ -125,20 +126,37 @@ impl Replica {
     pub(super) fn submit(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
         self.require_usable()?;
         let result = self.start(slot, batch);
-        self.after(result)
+        self.after(slot, result)
     }
 
     /// Waits for the batch in slot `slot`, if one is there, and writes its results as f32.
-    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<(), Error> {
+    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<GpuTimes, Error> {
+        self.require_usable()?;
         let dtype = self.target.precision.activations;
-        let result = self.slots[slot].finish(dtype).map(|bytes| {
-            let Some(bytes) = bytes else { return };
+        let result = self.slots[slot].finish(dtype).map(|results| {
+            let Some((bytes, mut times)) = results else { return GpuTimes::default() };
+            let begin = Instant::now();
             // Blocks that fit the inner caches, whole elements.
             const BLOCK: usize = 1 << 15;
             let blocks = embeddings.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * dtype.size()));
             blocks.for_each(|(values, bytes)| dtype.widen(bytes, values));
+            times.d2h += begin.elapsed();
+            times
         });
-        self.after(result.map_err(Into::into))
+        self.after(slot, result.map_err(Into::into))
+    }
+
+    /// Waits for the batch in slot `slot`, if one is there, for whose results nobody asks.
+    pub(super) fn discard(&mut self, slot: usize) -> Result<(), Error> {
+        self.require_usable()?;
+        let dtype = self.target.precision.activations;
+        let result = self.slots[slot].finish(dtype).map(drop);
+        self.after(slot, result.map_err(Into::into))
+    }
+
+    /// What can be waited for on any thread until the batch in slot `slot` is computed.
+    pub(super) fn computed(&self, slot: usize) -> &Arc<Event> {
+        self.slots[slot].computed()
     }
 
     /// Runs a batch step by step, without a graph, and shows what each step wrote.
@@ -150,8 +168,8 @@ impl Replica {
     ) -> Result<(), Error> {
         self.require_usable()?;
         let result = self.walk(batch, observer);
-        self.after(result)?;
-        self.finish(0, embeddings)
+        self.after(0, result)?;
+        self.finish(0, embeddings).map(drop)
     }
 
     fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
@@ -265,10 +283,12 @@ impl Replica {
         }
     }
 
-    /// After a failure nothing may be under way any more: the next batch starts from a clean state, or learns why not.
-    fn after(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+    /// After a failure nothing may be under way any more: the next batch starts from a clean state, or learns why not. The
+    /// batch in slot `slot` has failed; another's results are whole once everything could be waited for.
+    fn after<T>(&mut self, slot: usize, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result {
-            self.abandon();
+            self.settle();
+            self.slots[slot].abandon();
             if let Error::Cuda(cause) = error
                 && cause.is_fatal()
             {
@@ -280,10 +300,14 @@ impl Replica {
 
     /// Ends whatever is under way and forgets it. Where not even that can be waited for, memory must not be used again.
     pub(super) fn abandon(&mut self) {
+        self.settle();
+        self.slots.iter_mut().for_each(Slot::abandon);
+    }
+
+    fn settle(&mut self) {
         if let Err(error) = self.context.synchronize() {
             self.lost.get_or_insert_with(|| error.to_string());
         }
-        self.slots.iter_mut().for_each(Slot::abandon);
     }
 
     /// Whether a batch can start while another is in flight: growing memory for it has to wait.
@@ -293,7 +317,12 @@ impl Replica {
 
     /// The capacity of the graph that a batch takes.
     fn capacity_for(&self, shape: &BatchShape) -> Capacity {
-        let exact = Capacity::of(&self.config, shape, self.target);
+        self.capacity_on(self.target, shape)
+    }
+
+    /// The same for a plan of another target.
+    fn capacity_on(&self, target: Target, shape: &BatchShape) -> Capacity {
+        let exact = Capacity::of(&self.config, shape, target);
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
         if shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }

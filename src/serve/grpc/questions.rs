@@ -102,5 +102,5 @@ pub(super) fn model_statistics(
         require_model(&asked.name)?;
     }
     require_version(&asked.version)?;
-    Ok(service.statistics.read())
+    Ok(service.metrics.statistics.read())
 }

@@ -98,9 +98,10 @@ async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>
     visit.received();
     let place = visit.place.clone();
     let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
-    let answer = tensors.encode(visit).await?;
+    let mut answer = tensors.encode(visit).await?;
+    let begin = Instant::now();
     let pieces = form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))?;
-    answer.succeeded();
+    answer.is_made(begin.elapsed());
     Ok(pieces)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -35,12 +36,13 @@ pub(super) fn wanted(request: &Request) -> Result<Wanted, Refused> {
 pub(super) fn respond(
     id: Option<&str>,
     wanted: &Wanted,
-    answer: &Answer,
+    mut answer: Answer,
     place: Arc<Place>,
 ) -> Result<Response, Refused> {
+    let begin = Instant::now();
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
-    for (OutputTensor { name, datatype, shape, values }, binary) in wanted.of(answer) {
+    for (OutputTensor { name, datatype, shape, values }, binary) in wanted.of(&answer) {
         let (parameters, data) = if binary {
             let piece = wanted.bytes(values, &place)?;
             let size = piece.len();
@@ -66,7 +68,7 @@ pub(super) fn respond(
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
-    response.extensions_mut().insert(Told::of(answer));
+    response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -76,7 +78,7 @@ pub(super) fn respond(
     if let Ok(etag) = answer.etag(wanted.dtype()).try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = answer.timing.header().try_into() {
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)
