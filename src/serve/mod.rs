@@ -15,6 +15,7 @@ mod log;
 mod metrics;
 mod output;
 mod outputs;
+mod page;
 mod picture;
 mod protocol;
 mod refused;
@@ -231,6 +232,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
         .route("/v2/models/stats", get(protocol::all_statistics))
         .route("/v2/repository/index", post(protocol::repository))
+        .merge(page::routes())
         .fallback(refused::no_such_path)
         .layer(axum::middleware::from_fn(log::requests))
         .with_state(service)

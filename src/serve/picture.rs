@@ -39,6 +39,9 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     let mut answer = visit.pictures(vec![file]).await?;
     let begin = Instant::now();
     let model = &service.model;
+    let [placement] = answer.placements[..] else {
+        return Err(Refused::Dropped { reason: "one picture has one place" });
+    };
     let (etag, told) = (answer.etag(dtype), Told::of(&answer));
     let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
@@ -52,6 +55,9 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("tile_size", model.config.tile_size.to_string()),
             ("max_num_tiles", model.config.max_num_tiles.to_string()),
             ("preprocess", model.preprocessor.as_ref().map_or("", |p| p.preprocess().name()).to_string()),
+            // Height and width in the file, and after resizing; the rest of the canvas is padding.
+            ("picture_size", pair(placement.size)),
+            ("resized", pair(placement.canvas.resized)),
         ],
     );
     let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
@@ -66,6 +72,11 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         headers.insert("server-timing", timing);
     }
     Ok(response)
+}
+
+/// Two numbers as JSON has them.
+fn pair([first, second]: [usize; 2]) -> String {
+    format!("[{first}, {second}]")
 }
 
 /// The element type that the query asks for.

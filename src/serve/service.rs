@@ -19,7 +19,7 @@ use crate::config::EncoderConfig;
 use crate::digest::Digest;
 use crate::dtype::Dtype;
 use crate::encoder::{self, Encoder, Identity, Pixels};
-use crate::image::{Image, Limits as ImageLimits, Preprocessor, Tiles};
+use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
@@ -78,8 +78,18 @@ pub(super) struct Answer {
     pub(super) aspect_ratios: Vec<[i64; 2]>,
     /// One a picture, or one for a pixel tensor.
     pub(super) content_hashes: Vec<Digest>,
+    /// One a picture; of a pixel tensor there is none.
+    pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
     account: Account,
+}
+
+/// Where a picture came to lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placement {
+    /// The picture's height and width in its file.
+    pub(super) size: [usize; 2],
+    pub(super) canvas: Canvas,
 }
 
 impl Answer {
@@ -184,28 +194,30 @@ impl Visit<'_> {
             let cut = |file: &Bytes| {
                 let begin = Instant::now();
                 let (width, height) = Image::dimensions(file, &limits)?;
-                place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
+                let canvas = preprocessor.canvas(width, height)?;
+                place.hold((canvas.num_tiles() as u64).saturating_mul(tile_bytes))?;
                 let image = Image::decode(file, &limits)?;
                 let decoded = Instant::now();
                 let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
                 timing.add(Stage::Decode, decoded - begin);
                 timing.add(Stage::Preprocess, decoded.elapsed());
-                Ok((tiles?, identity.content_hash(&digest, Some(&preprocessor))))
+                let content_hash = identity.content_hash(&digest, Some(&preprocessor));
+                Ok((tiles?, content_hash, Placement { size: [height, width], canvas }))
             };
-            let tiles = files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()?;
-            Ok::<_, Refused>((tiles, timing))
+            let cut = files.iter().map(cut).collect::<Result<(Vec<_>, Vec<_>, Vec<_>), Refused>>()?;
+            Ok::<_, Refused>((cut, timing))
         });
         let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
-        let (cut, timing) = cut?;
+        let ((tiles, content_hashes, placements), timing) = cut?;
         self.has_worked(&timing);
-        let (tiles, content_hashes): (Vec<Tiles>, Vec<Digest>) = cut.into_iter().unzip();
         self.require_unknown(&content_hashes)?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, content_hashes).await
+        let answer = self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, content_hashes).await?;
+        Ok(Answer { placements, ..answer })
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
@@ -263,7 +275,16 @@ impl Visit<'_> {
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         let (timing, account) = (self.timing, self.account);
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, timing, account })
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements: Vec::new(),
+            timing,
+            account,
+        })
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.
