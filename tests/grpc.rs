@@ -156,7 +156,7 @@ fn pictures_come_back_as_the_librarys_embeddings() {
         let request = Request::new(request);
         let response = client.call(&format!("{SERVICE}/ModelInfer"), request).unwrap();
         let timing = response.metadata().get("server-timing").unwrap().to_str().unwrap();
-        assert!(timing.contains("encode;dur="), "{timing}");
+        assert!(timing.contains("compute;dur="), "{timing}");
         let response: ModelInferResponse = response.into_inner();
         assert_eq!(
             (&response.model_name[..], &response.model_version[..], &response.id[..]),
