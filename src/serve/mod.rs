@@ -34,13 +34,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::batch::{Batcher, Inputs, Limits, Report};
+use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
 use metrics::Metrics;
 use service::Service;
-use statistics::Statistics;
 
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone)]
@@ -206,14 +205,9 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
     };
     let model = service::Model::of(&mut encoder);
     let metrics = Arc::new(Metrics::default());
-    let statistics = Arc::new(Statistics::default());
-    let counted = (metrics.clone(), statistics.clone());
-    let observe = move |batch: &Report| {
-        counted.0.observe_batch(batch);
-        counted.1.executed(batch);
-    };
-    let batcher = Batcher::observed(encoder, limits, first, observe)?;
-    Ok(Service::new(batcher, model, metrics, statistics, options.clone()))
+    let counted = metrics.clone();
+    let batcher = Batcher::observed(encoder, limits, first, move |batch| counted.observe_batch(batch))?;
+    Ok(Service::new(batcher, model, metrics, options.clone()))
 }
 
 fn router(service: Arc<Service>) -> Router {

@@ -1,6 +1,7 @@
 //! `POST /v1/encode`: a picture in, a safetensors file out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -35,7 +36,8 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     visit.received();
     visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
-    let answer = visit.pictures(vec![file]).await?;
+    let mut answer = visit.pictures(vec![file]).await?;
+    let begin = Instant::now();
     let model = &service.model;
     let [placement] = answer.placements[..] else {
         return Err(Refused::Dropped { reason: "one picture has one place" });
@@ -59,7 +61,6 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         ],
     );
     let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
-    let timing = answer.finished(service);
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     response.extensions_mut().insert(told);
     let headers = response.headers_mut();
@@ -67,7 +68,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = timing.try_into() {
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

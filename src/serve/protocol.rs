@@ -100,7 +100,7 @@ pub(super) async fn statistics(
 
 /// The same of all models, which is one.
 pub(super) async fn all_statistics(State(service): State<Arc<Service>>) -> impl IntoResponse {
-    answer(&json!(service.statistics.read()))
+    answer(&json!(service.metrics.statistics.read()))
 }
 
 /// `POST /v2/repository/index`: the one model and whether it is ready.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, header};
@@ -13,7 +13,7 @@ use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
 use super::refused::Refused;
-use super::statistics::{Account, Statistics};
+use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
@@ -64,7 +64,6 @@ pub(super) struct Service {
     pub(super) model: Model,
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) statistics: Arc<Statistics>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -82,8 +81,6 @@ pub(super) struct Answer {
     /// One a picture; of a pixel tensor there is none.
     pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
-    /// When its embeddings were there.
-    computed: Instant,
     account: Account,
 }
 
@@ -96,11 +93,9 @@ pub(super) struct Placement {
 }
 
 impl Answer {
-    /// The response is made; where the time went, as a `Server-Timing` header has it.
-    pub(super) fn finished(mut self, service: &Service) -> String {
-        self.timing.add(Stage::Serialise, self.computed.elapsed());
-        self.account.succeed(&self.timing);
-        service.metrics.answered(&self.timing)
+    /// The response is made, which took so long; its `Server-Timing`.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
+        self.account.succeed(self.timing, serialise)
     }
 
     /// The content hash of all of it.
@@ -128,30 +123,23 @@ pub(super) struct Visit<'a> {
 }
 
 impl Service {
-    /// `metrics` and `statistics` count the batcher's batches.
-    pub(super) fn new(
-        batcher: Batcher,
-        model: Model,
-        metrics: Arc<Metrics>,
-        statistics: Arc<Statistics>,
-        options: Options,
-    ) -> Self {
+    /// `metrics` count the batcher's batches.
+    pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        Self { batcher, model, options, metrics, statistics, image_slots, stopped }
+        Self { batcher, model, options, metrics, image_slots, stopped }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
-        let begin = Instant::now();
-        let account = Account::open(&self.statistics);
+        let (begin, account) = (Instant::now(), Account::open(&self.metrics));
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
         let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
-        let deadline = Instant::now() + timeout;
+        let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
         Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
     }
@@ -286,17 +274,15 @@ impl Visit<'_> {
         self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        let Self { timing, account, begin: computed, .. } = self;
-        let placements = Vec::new();
+        let (timing, account) = (self.timing, self.account);
         Ok(Answer {
             reply,
             embeddings_shape,
             num_tiles,
             aspect_ratios,
             content_hashes,
-            placements,
+            placements: Vec::new(),
             timing,
-            computed,
             account,
         })
     }

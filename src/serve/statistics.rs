@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::grpc::inference::{InferBatchStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
-use super::metrics::{Stage, Timing};
+use super::metrics::{self, Metrics, Stage};
 use super::protocol::{MODEL, VERSION};
 use crate::batch::Report;
-use crate::encoder;
+use crate::encoder::Timing;
 
 /// The statistics of the one model.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Statistics(Mutex<ModelStatistics>);
 
 /// One request, which has failed unless it is said to have succeeded.
 pub(super) struct Account {
-    statistics: Arc<Statistics>,
+    metrics: Arc<Metrics>,
     begin: Instant,
     is_settled: bool,
 }
@@ -43,18 +43,45 @@ impl Statistics {
     }
 
     /// A batch was computed.
-    pub(super) fn executed(&self, report: &Report) {
-        let [input, infer, output] = match report.timing {
-            encoder::Timing::Host { compute } => [Duration::ZERO, compute, Duration::ZERO],
-            encoder::Timing::Gpu { h2d, compute, d2h } => [h2d, compute, d2h],
+    pub(super) fn computed(&self, batch: &Report) {
+        let (input, infer, output) = match batch.timing {
+            Timing::Host { compute } => (Duration::ZERO, compute, Duration::ZERO),
+            Timing::Gpu { h2d, compute, d2h } => (h2d, compute, d2h),
         };
+        let batch_size = batch.requests as u64;
         self.change(|statistics| {
             statistics.execution_count += 1;
-            let batch = batch(statistics, report.requests as u64);
-            add(&mut batch.compute_input, 1, input);
-            add(&mut batch.compute_infer, 1, infer);
-            add(&mut batch.compute_output, 1, output);
+            let batches = &mut statistics.batch_stats;
+            let place = batches.binary_search_by_key(&batch_size, |batch| batch.batch_size);
+            let place = place.unwrap_or_else(|place| {
+                batches.insert(place, InferBatchStatistics { batch_size, ..<_>::default() });
+                place
+            });
+            let batch = &mut batches[place];
+            add(&mut batch.compute_input, input);
+            add(&mut batch.compute_infer, infer);
+            add(&mut batch.compute_output, output);
         });
+    }
+
+    /// A request has its answer. What the network took is not the server's.
+    pub(super) fn succeeded(&self, timing: &metrics::Timing) {
+        let sum = |stages: &[Stage]| stages.iter().map(|stage| timing.time(*stage)).sum();
+        self.change(|statistics| {
+            statistics.inference_count += 1;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            statistics.last_inference = now.as_millis() as u64;
+            let all = statistics.inference_stats.get_or_insert_default();
+            add(&mut all.success, timing.total() - timing.time(Stage::Receive));
+            add(&mut all.queue, timing.time(Stage::Queue));
+            add(&mut all.compute_input, sum(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
+            add(&mut all.compute_infer, sum(&[Stage::Compute, Stage::Gpu]));
+            add(&mut all.compute_output, sum(&[Stage::D2h, Stage::Serialise]));
+        });
+    }
+
+    fn failed(&self, time: Duration) {
+        self.change(|statistics| add(&mut statistics.inference_stats.get_or_insert_default().fail, time));
     }
 
     /// The counters hold between changes, so a panic elsewhere leaves them sound.
@@ -64,53 +91,27 @@ impl Statistics {
 }
 
 impl Account {
-    pub(super) fn open(statistics: &Arc<Statistics>) -> Self {
-        Self { statistics: statistics.clone(), begin: Instant::now(), is_settled: false }
+    pub(super) fn open(metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: metrics.clone(), begin: Instant::now(), is_settled: false }
     }
 
-    /// The answer is made.
-    pub(super) fn succeed(mut self, timing: &Timing) {
+    /// The request has its answer, which took `serialise` to make; its `Server-Timing`.
+    pub(super) fn succeed(&mut self, timing: metrics::Timing, serialise: Duration) -> String {
         self.is_settled = true;
-        // The network's time is not the server's.
-        let time = timing.total().saturating_sub(timing.of(&[Stage::Receive]));
-        self.statistics.change(|statistics| {
-            statistics.inference_count += 1;
-            statistics.last_inference =
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u64);
-            let all = statistics.inference_stats.get_or_insert_default();
-            add(&mut all.success, 1, time);
-            add(&mut all.queue, 1, timing.of(&[Stage::Queue]));
-            add(&mut all.compute_input, 1, timing.of(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
-            add(&mut all.compute_infer, 1, timing.of(&[Stage::Compute, Stage::Gpu]));
-            add(&mut all.compute_output, 1, timing.of(&[Stage::D2h, Stage::Serialise]));
-        });
+        self.metrics.answered(timing, serialise)
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         if !self.is_settled {
-            let time = self.begin.elapsed();
-            let fail = |statistics: &mut ModelStatistics| {
-                add(&mut statistics.inference_stats.get_or_insert_default().fail, 1, time);
-            };
-            self.statistics.change(fail);
+            self.metrics.statistics.failed(self.begin.elapsed());
         }
     }
 }
 
-/// The batches of this size.
-fn batch(statistics: &mut ModelStatistics, batch_size: u64) -> &mut InferBatchStatistics {
-    let batches = &mut statistics.batch_stats;
-    let place = batches.binary_search_by_key(&batch_size, |batch| batch.batch_size).unwrap_or_else(|place| {
-        batches.insert(place, InferBatchStatistics { batch_size, ..<_>::default() });
-        place
-    });
-    &mut batches[place]
-}
-
-fn add(sum: &mut Option<StatisticDuration>, count: u64, time: Duration) {
+fn add(sum: &mut Option<StatisticDuration>, time: Duration) {
     let sum = sum.get_or_insert_default();
-    sum.count += count;
+    sum.count += 1;
     sum.ns += time.as_nanos() as u64;
 }

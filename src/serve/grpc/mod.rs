@@ -43,6 +43,9 @@ mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+const SERVICE: &str = "inference.GRPCInferenceService";
+const HEALTH: &str = "grpc.health.v1.Health";
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Bytes of a question at most: names and versions.
@@ -50,7 +53,7 @@ const MAX_QUESTION: usize = 64 << 10;
 
 /// All methods.
 pub(super) fn router(service: Arc<Service>) -> Router {
-    let method = |name: &str| format!("/inference.GRPCInferenceService/{name}");
+    let method = |name: &str| format!("/{SERVICE}/{name}");
     Router::new()
         .route(&method("ServerLive"), question(questions::server_live))
         .route(&method("ServerReady"), question(questions::server_ready))
@@ -62,7 +65,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route(&method("RepositoryIndex"), question(questions::repository_index))
         .route(&method("ModelInfer"), post(infer::infer))
         .route(&method("ModelStreamInfer"), post(stream::infer))
-        .route("/grpc.health.v1.Health/Check", question(questions::health))
+        .route(&format!("/{HEALTH}/Check"), question(questions::health))
         .fallback(async |request: Request| {
             let what = format!("method {}", request.uri().path());
             refused(&Refused::Unimplemented { what })

@@ -3,6 +3,7 @@
 use super::super::protocol::{self, EXTENSIONS, MODEL, VERSION, require_model, require_version};
 use super::super::refused::Refused;
 use super::super::service::Service;
+use super::SERVICE;
 use super::health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use super::inference::model_metadata_response::TensorMetadata;
 use super::inference::repository_index_response::ModelIndex;
@@ -29,7 +30,7 @@ pub(super) fn model_ready(service: &Service, asked: ModelReadyRequest) -> Result
 
 /// gRPC's health protocol: services by their full names, or all of them together.
 pub(super) fn health(service: &Service, asked: HealthCheckRequest) -> Result<HealthCheckResponse, Refused> {
-    if !["", "inference.GRPCInferenceService"].contains(&&asked.service[..]) {
+    if !["", SERVICE].contains(&&asked.service[..]) {
         return Err(Refused::NotHere { what: format!("service {:?}", asked.service) });
     }
     let status = if is_ready(service) { ServingStatus::Serving } else { ServingStatus::NotServing };
@@ -102,5 +103,5 @@ pub(super) fn model_statistics(
         require_model(&asked.name)?;
     }
     require_version(&asked.version)?;
-    Ok(service.statistics.read())
+    Ok(service.metrics.statistics.read())
 }

@@ -82,7 +82,7 @@ impl Stream {
         let result = match admitted {
             Ok(visit) => {
                 let message = in_time(visit.deadline, self.received.message(len)).await?;
-                respond(&service, visit, message).await
+                respond(visit, message).await
             }
             Err(refused) => {
                 in_time(Instant::now() + service.options.timeout, self.received.skip(len)).await?;
@@ -94,13 +94,14 @@ impl Stream {
     }
 }
 
-async fn respond(service: &Service, mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
+async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
     visit.received();
     let place = visit.place.clone();
     let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
-    let answer = tensors.encode(visit).await?;
+    let mut answer = tensors.encode(visit).await?;
+    let begin = Instant::now();
     let pieces = form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))?;
-    answer.finished(service);
+    answer.is_made(begin.elapsed());
     Ok(pieces)
 }
 

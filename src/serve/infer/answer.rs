@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -15,7 +16,7 @@ use crate::serve::log::Told;
 use crate::serve::outputs::{OutputTensor, Values, Wanted};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
-use crate::serve::service::{Answer, Service};
+use crate::serve::service::Answer;
 
 /// Bytes of JSON text that an f32 takes at most, its comma included: `-1.17549435e-38,`.
 const JSON_FLOAT_BYTES: u64 = 16;
@@ -35,10 +36,10 @@ pub(super) fn wanted(request: &Request) -> Result<Wanted, Refused> {
 pub(super) fn respond(
     id: Option<&str>,
     wanted: &Wanted,
-    answer: Answer,
+    mut answer: Answer,
     place: Arc<Place>,
-    service: &Service,
 ) -> Result<Response, Refused> {
+    let begin = Instant::now();
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
     for (OutputTensor { name, datatype, shape, values }, binary) in wanted.of(&answer) {
@@ -77,7 +78,7 @@ pub(super) fn respond(
     if let Ok(etag) = answer.etag(wanted.dtype()).try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = answer.finished(service).try_into() {
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

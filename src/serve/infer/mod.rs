@@ -55,7 +55,7 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     visit.unless_known(&head.headers, wanted.dtype());
     let place = visit.place.clone();
     let answer = tensors(request.inputs, binary)?.encode(visit).await?;
-    answer::respond(request.id.as_deref(), &wanted, answer, place, service)
+    answer::respond(request.id.as_deref(), &wanted, answer, place)
 }
 
 /// The JSON, and the tensors behind it.
