@@ -146,6 +146,10 @@ def check_pointer(browser, answer):
     browser.wait_for(f"document.querySelector('#patch').textContent.includes('row {token} of the embeddings')")
     frames = "document.querySelectorAll('svg rect[visibility=visible]').length"
     assert browser.evaluate(frames) == 2
+    browser.evaluate("document.querySelector('#picture .canvas').focus()")
+    browser.press("ArrowLeft")
+    browser.wait_for(f"document.querySelector('#patch').textContent.includes('row {token - 1} of the embeddings')")
+    browser.evaluate("document.activeElement.blur()")
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
     assert browser.evaluate(frames) == 0
 
@@ -232,6 +236,11 @@ def main(browser):
     check_shown(browser, jpeg_answer)
     assert not browser.evaluate(FAILED)
     browser.screenshot(f"{folder}/dropped.png")
+
+    # The next picture takes the place of one that is under way.
+    browser.choose("#file", picture)
+    browser.choose("#file", jpeg)
+    check_shown(browser, jpeg_answer)
 
     turned = read(jpeg)[:2] + EXIF + read(jpeg)[2:]
     as_it_is = draw(browser)

@@ -1,13 +1,14 @@
 // The page: a picture goes to POST /v1/encode, and everything that is shown is in the answer.
 
 import { geometryOf, readFile, refusal, serverTiming } from "./answer.js";
-import { followPointer, layOut, paint, showAlone } from "./figures.js";
+import { followPatches, layOut, paint, showAlone } from "./figures.js";
 
 const byId = (id) => document.getElementById(id);
 const figures = [byId("picture"), byId("components")];
 const images = figures.map((figure) => figure.querySelector("img"));
 const components = figures[1].querySelector("canvas");
 
+const HINT = byId("patch").textContent;
 const POLL_MS = 3000;
 const MEANINGS = {
   receive: "the picture arrives",
@@ -115,10 +116,10 @@ function showGeometry(file) {
   for (const figure of figures) layOut(figure, geometry);
   // Pillow's way lays a picture over white; torchtune's takes the colours beneath transparency, which no browser shows.
   for (const image of images) image.style.backgroundColor = file.metadata.preprocess === "pil" ? "white" : "";
-  followPointer(figures, geometry, (patch) => {
+  followPatches(figures, geometry, (patch) => {
     byId("patch").textContent = patch
       ? `Tile ${patch.tile + 1}, patch ${patch.column + 1} in row ${patch.row + 1}: row ${patch.token} of the embeddings.`
-      : "Point at a patch to find its row.";
+      : HINT;
   });
   const count = down * across;
   const fill = width === across * tile && height === down * tile ? "which it fills" : "the rest is padding";
