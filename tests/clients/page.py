@@ -213,22 +213,27 @@ def main(browser):
     browser.press("v")
     assert not browser.evaluate("document.querySelector('#components img').checkVisibility()")
 
-    # Something that is no picture: the server's own words, and the next picture is shown again.
+    # What the encoder does not take, which a browser may even show: the server's own words, and no figures.
     assert not browser.console, browser.console
-    broken = pathlib.Path(folder, "broken.png")
-    broken.write_bytes(b"no picture")
-    browser.choose("#file", broken)
-    browser.wait_for(FAILED)
-    words = browser.evaluate("document.querySelector('#failure').textContent")
-    try:
-        Answer(origin, broken.read_bytes())
-        raise AssertionError("the server took what is no picture")
-    except urllib.error.HTTPError as error:
-        assert words == f"{error.code}: {json.loads(error.read())['error']}" and error.code == 415, words
-    assert not browser.evaluate("document.querySelector('#figures').checkVisibility()")
-    browser.screenshot(f"{folder}/failed.png")
-    # The browser itself notes every status from 400 on.
-    assert len(browser.console) == 1 and "415" in browser.console.pop(), browser.console
+    gif = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+    for name, content in [("broken.png", b"no picture"), ("picture.gif", gif)]:
+        file = pathlib.Path(folder, name)
+        file.write_bytes(content)
+        browser.choose("#file", file)
+        browser.wait_for(FAILED)
+        words = browser.evaluate("document.querySelector('#failure').textContent")
+        try:
+            Answer(origin, content)
+            raise AssertionError(f"the server took {name}")
+        except urllib.error.HTTPError as error:
+            assert words == f"{error.code}: {json.loads(error.read())['error']}" and error.code == 415, words
+        # Time for a picture that comes too late to be shown.
+        browser.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+        assert not browser.evaluate("document.querySelector('#figures').checkVisibility()")
+        assert not browser.evaluate("document.querySelector('#progress').checkVisibility()")
+        browser.screenshot(f"{folder}/failed.png")
+        # The browser itself notes every status from 400 on.
+        assert len(browser.console) == 1 and "415" in browser.console.pop(), browser.console
 
     forget(browser)
     drop(browser, jpeg)

@@ -46,7 +46,8 @@ async function show(file) {
   } catch (error) {
     if (mine !== current) return;
     end(mine);
-    byId("figures").hidden = true;
+    current = null;
+    byId("figures").hidden = byId("progress").hidden = true;
     byId("failure").textContent = error.message;
     byId("failure").hidden = false;
   } finally {
@@ -56,10 +57,9 @@ async function show(file) {
 }
 
 function end(shown) {
-  if (!shown) return;
-  shown.abort.abort();
-  shown.worker?.terminate();
-  URL.revokeObjectURL(shown.url);
+  shown?.abort.abort();
+  shown?.worker?.terminate();
+  if (shown) URL.revokeObjectURL(shown.url);
 }
 
 /// The picture as soon as the browser has read it; its tiles are not known before the answer.
@@ -181,7 +181,9 @@ async function showComponents(mine, { file, buffer }) {
 
 /// What the model is; the protocol tells some, the first answer the rest.
 async function showModel(metadata) {
-  const model = await (await fetch("v2/models/tilesight")).json();
+  const model = await fetch("v2/models/tilesight").then((answer) => answer.json(), () => null);
+  // Then the state says that the server cannot be reached.
+  if (!model) return;
   const [, , channels, side] = model.inputs.find(({ name }) => name === "pixels").shape;
   const width = model.outputs.find(({ name }) => name === "embeddings").shape[1];
   const facts = {
@@ -269,4 +271,4 @@ byId("shell").textContent =
   `curl --data-binary @photo.jpg ${new URL("v1/encode", location.href)} --output embeddings.safetensors`;
 document.body.classList.add("first");
 watch();
-showModel().catch(() => {});
+showModel();
