@@ -1,4 +1,4 @@
-//! `tilesight serve`: the encoder as a service over HTTP.
+//! `tilesight serve`: the encoder as a service over HTTP and gRPC.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -10,12 +10,12 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
-use crate::serve::{Options, ServeError, serve};
+use crate::serve::{Addresses, Options, ServeError, serve};
 
 /// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
 const END: Duration = Duration::from_secs(5);
 
-/// Serve embeddings over HTTP
+/// Serve embeddings over HTTP and gRPC
 #[derive(Args)]
 #[command(after_help = "Examples:
   tilesight serve --model Llama-3.2-11B-Vision
@@ -27,16 +27,22 @@ pub(super) struct Arguments {
     computing: Computing,
     #[command(flatten)]
     preprocessing: Preprocessing,
-    /// The address to listen on; port 0 takes a free one
+    /// The address to listen on for HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
+    /// The address to listen on for gRPC: the Open Inference Protocol, as Triton's clients speak it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
+    grpc_listen: SocketAddr,
+    /// Serve HTTP alone
+    #[arg(long, conflicts_with = "grpc_listen")]
+    no_grpc: bool,
     /// Requests that are there at once, from the first byte to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
     /// Bytes that their bodies, pixels and embeddings may take together; more get 429
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     max_bytes: u64,
-    /// The largest body
+    /// The largest body, or message of gRPC
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     max_body_bytes: usize,
     /// The most pixels of a picture; decoding takes up to 16 bytes a pixel
@@ -48,7 +54,7 @@ pub(super) struct Arguments {
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
-    /// How long a request may take; the header tilesight-timeout-ms asks for less
+    /// How long a request may take; the headers tilesight-timeout-ms and grpc-timeout ask for less
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
     /// How long a batch may compute before the encoder counts as lost
@@ -105,6 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         listen: arguments.listen,
+        grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,
         max_body_bytes: arguments.max_body_bytes,
@@ -117,9 +124,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     start_log(arguments.log, arguments.log_level);
     let form = arguments.log;
-    let started = |address: SocketAddr| match form {
-        LogForm::Text => eprintln!("listening on http://{address}"),
-        LogForm::Json => tracing::info!(http = %address, "listening"),
+    let started = |Addresses { http, grpc }: Addresses| match form {
+        LogForm::Text => {
+            if let Some(grpc) = grpc {
+                eprintln!("listening on grpc://{grpc}");
+            }
+            eprintln!("listening on http://{http}");
+        }
+        LogForm::Json => tracing::info!(%http, grpc = grpc.map(tracing::field::display), "listening"),
     };
     let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);

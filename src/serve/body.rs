@@ -21,12 +21,19 @@ const SWALLOW: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Refused::BodyTooLarge`], [`Refused::BodyTooSlow`], [`Refused::BodyBroken`], and those of [`Place::hold`].
 pub(super) async fn receive(mut body: Body, place: &Place, limit: usize, deadline: Instant) -> Result<Bytes, Refused> {
-    let read = tokio::time::timeout_at(deadline.into(), read(&mut body, place, limit)).await;
-    let result = read.unwrap_or(Err(Refused::BodyTooSlow));
+    let result = in_time(deadline, read(&mut body, place, limit)).await;
     if !matches!(result, Ok(_) | Err(Refused::BodyTooSlow | Refused::BodyBroken { .. })) {
         swallow(body);
     }
     result
+}
+
+/// What is read, or [`Refused::BodyTooSlow`] where that does not arrive before the deadline.
+pub(super) async fn in_time<T>(
+    deadline: Instant,
+    read: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    tokio::time::timeout_at(deadline.into(), read).await.unwrap_or(Err(Refused::BodyTooSlow))
 }
 
 async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Refused> {
@@ -53,6 +60,21 @@ async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Ref
 /// Reads on and keeps nothing.
 pub(super) fn swallow(mut body: Body) {
     tokio::spawn(tokio::time::timeout(SWALLOW, async move { while let Some(Ok(_)) = body.frame().await {} }));
+}
+
+/// The same bytes, which keep the place until nothing refers to them: what is handed to a connection is dropped only when
+/// it has left, or the client has.
+pub(super) fn keep(piece: Bytes, place: Arc<Place>) -> Bytes {
+    struct Kept {
+        piece: Bytes,
+        _place: Arc<Place>,
+    }
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &self.piece
+        }
+    }
+    Bytes::from_owner(Kept { piece, _place: place })
 }
 
 /// Pieces of an answer. The request's place is kept until the last has left, or the client has.

@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::metrics::{Stage, Timing};
+use super::refused::Refused;
 use super::service::Answer;
 
 /// The header that names a request; one that comes without is given a name.
@@ -23,8 +24,8 @@ const MAX_ID_LEN: usize = 128;
 pub(super) enum Told {
     /// What was encoded.
     Encoded { images: usize, tiles: i64, batch_requests: usize, content_hash: String, timing: Timing },
-    /// Why nothing was.
-    Refused { reason: String },
+    /// Why nothing was; the status is HTTP's, whichever protocol it is.
+    Refused { reason: String, status: u16 },
 }
 
 impl Told {
@@ -36,6 +37,10 @@ impl Told {
             content_hash: answer.content_hash().to_string(),
             timing: answer.timing,
         }
+    }
+
+    pub(super) fn refused(refused: &Refused) -> Self {
+        Self::Refused { reason: refused.message(), status: refused.status().as_u16() }
     }
 }
 
@@ -75,10 +80,10 @@ pub(super) async fn requests(request: Request, next: Next) -> Response {
                 "encoded"
             );
         }
-        Some(Told::Refused { reason }) if status >= 500 => {
+        Some(Told::Refused { reason, status }) if status >= 500 => {
             tracing::error!(id = name, %method, path, status, milliseconds, reason, "failed");
         }
-        Some(Told::Refused { reason }) => {
+        Some(Told::Refused { reason, status }) => {
             tracing::info!(id = name, %method, path, status, milliseconds, reason, "refused");
         }
         None => tracing::debug!(id = name, %method, path, status, milliseconds, bytes, "answered"),

@@ -1,4 +1,5 @@
-//! The HTTP server: `POST /v1/encode`, the Open Inference Protocol, health and metrics, around one [`Batcher`].
+//! The server: `POST /v1/encode`, the Open Inference Protocol over HTTP and gRPC, health and metrics, around one
+//! [`Batcher`].
 //!
 //! ```text
 //! request ── admitted ── body read ── header read ── decoded, cut ── queued ── encoded ── answered
@@ -6,16 +7,21 @@
 //! ```
 
 mod body;
+mod deadline;
+mod grpc;
 mod health;
 mod infer;
 mod log;
 mod metrics;
 mod output;
+mod outputs;
 mod page;
 mod picture;
 mod protocol;
 mod refused;
 mod service;
+mod statistics;
+mod tensors;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,8 +30,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
@@ -37,8 +44,10 @@ use service::Service;
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The address to listen on; port 0 takes a free one.
+    /// The address to listen on for HTTP; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The address to listen on for gRPC, where it is served.
+    pub grpc_listen: Option<SocketAddr>,
     /// Requests between their first byte and the last byte of their answer.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
@@ -57,6 +66,15 @@ pub struct Options {
     pub batch_timeout: Duration,
     /// How long requests that are there are worked on after the first signal to end.
     pub drain_timeout: Duration,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// For HTTP.
+    pub http: SocketAddr,
+    /// For gRPC, where it is served.
+    pub grpc: Option<SocketAddr>,
 }
 
 /// Why a server ended, or did not start.
@@ -94,11 +112,11 @@ const WATCH: Duration = Duration::from_millis(50);
 /// How long the last answers have to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Serves until a signal (SIGTERM or SIGINT) ends it or the encoder is lost. `started` is told the address.
+/// Serves until a signal (SIGTERM or SIGINT) ends it or the encoder is lost. `started` is told where it listens.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses)) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(encoder, options, started));
     // A batch that hangs is not waited for.
@@ -106,26 +124,44 @@ pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAdd
     result
 }
 
-async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses)) -> Result<(), ServeError> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-    let refuse = |source| ServeError::Listen { address: options.listen, source };
-    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(refuse)?;
-    let address = listener.local_addr()?;
+    let http = listen(options.listen).await?;
+    let grpc = match options.grpc_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let service = Arc::new(service(encoder, options)?);
-    // Without it, answers wait for the client's delayed acknowledgements.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let (close, closed) = oneshot::channel::<()>();
-    let connections =
-        axum::serve(listener, router(service.clone())).with_graceful_shutdown(async { drop(closed.await) });
-    let connections = tokio::spawn(connections.into_future());
-    started(address);
+    let (close, closed) = watch::channel(());
+    let connections = |listener: TcpListener, router: Router| {
+        let mut closed = closed.clone();
+        // Without it, answers wait for the client's delayed acknowledgements.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let serve = axum::serve(listener, router);
+        tokio::spawn(serve.with_graceful_shutdown(async move { drop(closed.changed().await) }).into_future())
+    };
+    let addresses =
+        Addresses { http: http.local_addr()?, grpc: grpc.as_ref().map(TcpListener::local_addr).transpose()? };
+    let http = connections(http, router(service.clone()));
+    let grpc = grpc.map(|listener| connections(listener, grpc::router(service.clone())));
+    started(addresses);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {
         drop(close);
-        drop(tokio::time::timeout(LAST_ANSWERS, connections).await);
+        let all_closed = async {
+            drop(http.await);
+            if let Some(grpc) = grpc {
+                drop(grpc.await);
+            }
+        };
+        drop(tokio::time::timeout(LAST_ANSWERS, all_closed).await);
     }
     result
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
 /// Returns when there is nothing left to compute.
@@ -192,6 +228,10 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/config", get(protocol::config))
         .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
         .route("/v2/models/{model}/versions/1/infer", infer)
+        .route("/v2/models/{model}/stats", get(protocol::statistics))
+        .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
+        .route("/v2/models/stats", get(protocol::all_statistics))
+        .route("/v2/repository/index", post(protocol::repository))
         .merge(page::routes())
         .fallback(refused::no_such_path)
         .layer(axum::middleware::from_fn(log::requests))

@@ -36,7 +36,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     visit.received();
     visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
-    let answer = visit.pictures(vec![file]).await?;
+    let mut answer = visit.pictures(vec![file]).await?;
     let begin = Instant::now();
     let model = &service.model;
     let [placement] = answer.placements[..] else {
@@ -60,8 +60,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("resized", pair(placement.canvas.resized)),
         ],
     );
-    let timing = answer.timing;
-    let pieces = [head, output::embeddings(answer.reply, dtype), content_hashes].into();
+    let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
     response.extensions_mut().insert(told);
     let headers = response.headers_mut();
@@ -69,7 +68,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = service.metrics.answered(timing, begin.elapsed()).try_into() {
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)

@@ -9,9 +9,11 @@ use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
 use super::refused::Refused;
+use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
@@ -22,9 +24,6 @@ use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
-
-/// The header by which a client asks for less time than the server gives.
-const TIMEOUT: &str = "tilesight-timeout-ms";
 
 /// The model, as its clients see it.
 pub(super) struct Model {
@@ -82,6 +81,7 @@ pub(super) struct Answer {
     /// One a picture; of a pixel tensor there is none.
     pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+    account: Account,
 }
 
 /// Where a picture came to lie.
@@ -93,6 +93,11 @@ pub(super) struct Placement {
 }
 
 impl Answer {
+    /// The response is made, which took so long; its `Server-Timing`.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
+        self.account.succeed(self.timing, serialise)
+    }
+
     /// The content hash of all of it.
     pub(super) fn content_hash(&self) -> Digest {
         Digest::of_all(&self.content_hashes)
@@ -111,6 +116,7 @@ pub(super) struct Visit<'a> {
     pub(super) deadline: Instant,
     /// When the stage began that it is in.
     begin: Instant,
+    account: Account,
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
     known: Option<(String, Dtype)>,
@@ -126,22 +132,16 @@ impl Service {
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
-        let begin = Instant::now();
+        let (begin, account) = (Instant::now(), Account::open(&self.metrics));
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
-        let asked = headers.get(TIMEOUT).map(|value| {
-            let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
-            milliseconds.map(Duration::from_millis).ok_or_else(|| {
-                Refused::malformed(format!("{TIMEOUT} must be a number of milliseconds, found {value:?}"))
-            })
-        });
-        let timeout = asked.transpose()?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
+        let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
         let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, timing: Timing::default(), known: None })
+        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -274,8 +274,17 @@ impl Visit<'_> {
         self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        let (placements, timing) = (Vec::new(), self.timing);
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, content_hashes, placements, timing })
+        let (timing, account) = (self.timing, self.account);
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements: Vec::new(),
+            timing,
+            account,
+        })
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.

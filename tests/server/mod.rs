@@ -1,6 +1,9 @@
 //! A server process, and a client that sends just the bytes it is told to.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[cfg(feature = "serve")]
+pub mod grpc;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// gRPC's address.
+    pub grpc: SocketAddr,
     said: Arc<Mutex<Vec<String>>>,
 }
 
@@ -52,19 +57,27 @@ impl Server {
     /// Any model on any device, as soon as it listens; with these variables.
     pub fn spawn(options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]).args(options);
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
+        let mut grpc = None;
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
             said.lock().unwrap().push(line.clone());
             let logged: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-            let logged = logged.as_ref().and_then(|line| line["http"].as_str());
-            if let Some(address) = line.strip_prefix("listening on http://").or(logged) {
-                break address.parse().unwrap();
+            let find = |protocol: &str| {
+                let said = line
+                    .strip_prefix("listening on ")
+                    .and_then(|line| line.strip_prefix(protocol)?.strip_prefix("://"));
+                said.or(logged.as_ref().and_then(|line| line[protocol].as_str()))
+                    .map(|address| address.parse().unwrap())
+            };
+            grpc = grpc.or(find("grpc"));
+            if let Some(address) = find("http") {
+                break address;
             }
         };
         // What it says later is read as it comes, so that it never waits for a reader.
@@ -75,7 +88,7 @@ impl Server {
                 later.lock().unwrap().push(line);
             }
         });
-        Self { child, address, said }
+        Self { child, address, grpc: grpc.expect("it says where it serves gRPC"), said }
     }
 
     /// The lines it has written to its standard error so far.

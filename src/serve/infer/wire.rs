@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::serve::outputs::Values;
+
 /// A request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Request {
@@ -77,14 +79,6 @@ pub(super) struct Output<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct BinarySize {
     pub(super) binary_data_size: usize,
-}
-
-/// Elements as JSON numbers.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Values<'a> {
-    Floats(&'a [f32]),
-    Integers(&'a [i64]),
 }
 
 /// Numbers in a list, or in lists of lists, which the protocol allows as well: flat.
