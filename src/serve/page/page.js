@@ -130,11 +130,12 @@ function showGeometry(file) {
 
 function showTiming({ buffer, stages, firstByte, transfer }) {
   const inServer = stages.reduce((sum, { ms }) => sum + ms, 0);
-  const speed = buffer.byteLength / 1e3 / Math.max(transfer, 0.001);
+  // Of less than a megabyte a browser's clock cannot tell.
+  const speed = buffer.byteLength > 1e6 ? `, ${(buffer.byteLength / 1e3 / Math.max(transfer, 0.1)).toFixed(0)} MB/s` : "";
   const parts = [
     ...stages,
     { name: "between", ms: Math.max(0, firstByte - inServer) },
-    { name: "transfer", ms: transfer, meaning: `${bytes(buffer.byteLength)} of embeddings, ${speed.toFixed(0)} MB/s` },
+    { name: "transfer", ms: transfer, meaning: `${bytes(buffer.byteLength)} of embeddings${speed}` },
   ];
   byId("total").value = `${milliseconds(firstByte + transfer)} round trip`;
   byId("total").dataset.ms = firstByte + transfer;
