@@ -8,6 +8,7 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 mod infer;
+mod memory;
 mod message;
 mod questions;
 mod received;
