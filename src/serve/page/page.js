@@ -9,12 +9,16 @@ const images = figures.map((figure) => figure.querySelector("img"));
 const components = figures[1].querySelector("canvas");
 
 const POLL_MS = 3000;
-const COLORS = { receive: 0, prepare: 1, queue: 2, encode: 3 };
 const MEANINGS = {
   receive: "the picture arrives",
-  prepare: "decoded, resized, cut into tiles",
-  queue: "waits for the encoder",
-  encode: "computed, with all that was in the batch",
+  decode: "the file becomes pixels",
+  preprocess: "resized and cut into tiles",
+  queue: "waiting for its turn",
+  compute: "the encoder, with all of its batch",
+  h2d: "the batch goes to the GPU",
+  gpu: "the encoder, with all of its batch",
+  d2h: "the embeddings come back",
+  serialise: "the answer is made",
   between: "the way there and back, and the browser",
 };
 
@@ -26,6 +30,7 @@ async function show(file) {
   const mine = (current = { abort: new AbortController(), url: URL.createObjectURL(file), worker: null });
   byId("failure").hidden = true;
   byId("figures").hidden = byId("timing").hidden = true;
+  delete components.dataset.ready;
   preview(mine);
   const ticking = tick(mine);
   try {
@@ -129,28 +134,22 @@ function showTiming({ buffer, stages, firstByte, transfer }) {
     ...stages,
     { name: "between", ms: Math.max(0, firstByte - inServer) },
     { name: "transfer", ms: transfer, meaning: `${bytes(buffer.byteLength)} of embeddings, ${speed.toFixed(0)} MB/s` },
-  ].map((part, index) => ({ ...part, hue: hue(part.name, index) }));
+  ];
   byId("total").value = `${milliseconds(firstByte + transfer)} round trip`;
   byId("total").dataset.ms = firstByte + transfer;
-  byId("bar").replaceChildren(...parts.map(({ ms, hue }) => {
-    const segment = document.createElement("i");
+  byId("bar").replaceChildren(...parts.map(({ name, ms }) => {
+    const segment = element("i", "");
+    segment.dataset.stage = name;
     segment.style.flexGrow = ms;
-    segment.style.setProperty("--hue", hue);
     return segment;
   }));
-  byId("stages").replaceChildren(...parts.map(({ name, ms, meaning, hue }) => {
-    const line = document.createElement("li");
-    line.style.setProperty("--hue", hue);
+  byId("stages").replaceChildren(...parts.map(({ name, ms, meaning }) => {
+    const line = element("li", "");
+    line.dataset.stage = name;
     line.append(element("b", name), Object.assign(element("data", milliseconds(ms)), { value: ms }));
     line.append(element("small", meaning ?? MEANINGS[name] ?? ""));
     return line;
   }));
-}
-
-function hue(name, index) {
-  if (name === "between") return "var(--rest)";
-  if (name === "transfer") return "var(--hue-4)";
-  return `var(--hue-${COLORS[name] ?? 5 + (index % 2)})`;
 }
 
 /// Sends the embeddings to a worker and paints what comes back.
@@ -162,17 +161,21 @@ async function showComponents(mine, { file, buffer }) {
   components.getContext("2d").clearRect(0, 0, components.width, components.height);
   mine.worker = new Worker("page/components.js");
   const found = await new Promise((resolve, reject) => {
-    mine.worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data));
-    mine.worker.onerror = () => reject(new Error("this browser could not compute the components"));
+    mine.worker.onmessage = ({ data }) => resolve(data);
+    mine.worker.onerror = () => resolve({ error: "this browser has not the memory, or cannot" });
     mine.abort.signal.onabort = () => reject(new Error("another picture has come"));
     mine.worker.postMessage({ buffer, offset, rows, width, tokens: Number(file.metadata.tokens_per_tile) }, [buffer]);
   });
+  if (found.error) {
+    what.textContent += ` Their components cannot be found: ${found.error}.`;
+    return;
+  }
   paint(components, geometry, found.colors);
   const shares = found.shares.map((share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
   what.textContent =
     `${rows} rows of ${width} numbers. Red, green and blue are the first ${shares.length} principal components of the ` +
     `patches, ${shares.join(", ")} of the variance; found here in ${milliseconds(found.ms)}.`;
-  components.dataset.ready = file.metadata.tilesight_version;
+  components.dataset.ready = "";
 }
 
 /// What the model is; the protocol tells some, the first answer the rest.
