@@ -23,8 +23,8 @@ use crate::dtype::Dtype;
 const RAW_OUTPUT_CONTENTS: u32 = 6;
 
 /// What a message asks for.
-pub(super) struct Asked {
-    pub(super) tensors: Tensors,
+pub(in crate::serve) struct Asked {
+    pub(in crate::serve) tensors: Tensors,
     pub(super) form: Form,
 }
 
@@ -36,11 +36,14 @@ pub(super) struct Form {
 
 impl Asked {
     /// Reads a message. What that takes in memory is held before.
-    pub(super) fn read<E: From<Refused>>(message: Bytes, hold: impl FnOnce(u64) -> Result<(), E>) -> Result<Self, E> {
+    pub(in crate::serve) fn read(
+        message: Bytes,
+        hold: impl FnOnce(u64) -> Result<(), Refused>,
+    ) -> Result<Self, Refused> {
         let malformed = |e| Refused::malformed(format!("the message is not a ModelInferRequest: {e}"));
         hold(memory::of_request(&message).map_err(malformed)?)?;
         let request = ModelInferRequest::decode(message).map_err(malformed)?;
-        Ok(Self::of(request)?)
+        Self::of(request)
     }
 
     fn of(request: ModelInferRequest) -> Result<Self, Refused> {

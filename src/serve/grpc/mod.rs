@@ -9,7 +9,7 @@
 
 mod infer;
 mod memory;
-mod message;
+pub(super) mod message;
 mod questions;
 mod received;
 mod sent;
