@@ -515,3 +515,26 @@ fn statistics_say_what_was_done() {
     let batches: u64 = model.batch_stats.iter().map(|b| b.compute_infer.unwrap().count).sum();
     assert_eq!((requests, batches), (3, model.execution_count));
 }
+
+#[test]
+fn an_encoder_that_is_lost_is_told_and_ends_the_process() {
+    // The demo model, for the golden one is done before anybody looks.
+    let mut server = Server::spawn(&["--device", "cpu", "--batch-timeout", "0"], &[]);
+    let good = framed(&pictures(&[picture("image0.png")]).encode_to_vec());
+    let client = RawClient::connect(server.grpc);
+    let health = || {
+        let mut call = client.begin("/grpc.health.v1.Health/Check", &[GRPC]);
+        call.send(&framed(&[]), true);
+        call.status().code()
+    };
+    wait_until("the end", || {
+        let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+        call.send(&good, true);
+        let code = call.status().code();
+        // Whether it still starts, computes, or has closed the connection depends on when it is found out.
+        assert!([Code::Ok, Code::Unavailable, Code::Unknown].contains(&code), "{code:?}");
+        assert!([Code::Ok, Code::Unknown].contains(&health()));
+        !server.is_running()
+    });
+    assert_eq!(server.wait().code(), Some(1));
+}
