@@ -77,7 +77,7 @@ fn mutate(mut bytes: Vec<u8>, random: &mut SplitMix64) -> Vec<u8> {
     let below = |random: &mut SplitMix64, end: usize| (random.next_u64() % end.max(1) as u64) as usize;
     for _ in 0..=below(random, 3) {
         // Half of the changes are where requests are structure, the others anywhere.
-        let end = if random.next_u64() % 2 == 0 { bytes.len().min(300) } else { bytes.len() };
+        let end = if random.next_u64().is_multiple_of(2) { bytes.len().min(300) } else { bytes.len() };
         let at = below(random, end);
         let word = WORDS[below(random, WORDS.len())];
         match random.next_u64() % 8 {
