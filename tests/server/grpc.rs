@@ -140,6 +140,28 @@ impl RawCall {
         });
         ended.unwrap_or_else(|e| Status::new(Code::Unknown, e.to_string()))
     }
+
+    /// Waits until the answer begins, and takes nothing more of it.
+    pub fn head(self) -> RawAnswer {
+        let (response, _body) = self.begun.unwrap();
+        let body = self.runtime.block_on(response).unwrap().into_body();
+        RawAnswer { runtime: self.runtime, body }
+    }
+}
+
+/// An answer that has begun.
+pub struct RawAnswer {
+    runtime: Arc<Runtime>,
+    body: RecvStream,
+}
+
+impl RawAnswer {
+    /// Takes the rest; the code that ends it.
+    pub fn code(mut self) -> Code {
+        let trailers = self.runtime.block_on(read(&mut self.body));
+        let status = trailers.ok().flatten().and_then(|trailers| Status::from_header_map(&trailers));
+        status.map_or(Code::Unknown, |status| status.code())
+    }
 }
 
 async fn status(response: ResponseFuture) -> Result<Status, h2::Error> {
