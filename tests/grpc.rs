@@ -427,6 +427,14 @@ fn who_comes_when_it_is_full_is_told_to_come_again() {
     wait_until("room", || server.metric("tilesight_requests") == 0.0);
     let never = infer(&client, pictures(&[vec![0; 100_001]])).unwrap_err();
     assert_eq!((never.code(), never.metadata().get("grpc-retry-pushback-ms")), (Code::InvalidArgument, None));
+    // What a message becomes counts as well: descriptions that are two bytes each, and elements of four.
+    let descriptions = ModelInferRequest { inputs: vec![InferInputTensor::default(); 5000], ..pictures(&[]) };
+    let elements = raw_request(vec![(input("image", "BYTES", &[5000]), vec![0; 4 * 5000])]);
+    for request in [descriptions, elements] {
+        let never = infer(&client, request).unwrap_err();
+        assert_eq!(never.code(), Code::InvalidArgument);
+        assert!(never.message().contains("the limit is 100000"), "{never}");
+    }
     assert_serves(&client);
 }
 

@@ -59,10 +59,20 @@ impl Tensors {
 
     /// Encodes what the request holds.
     pub(super) async fn encode(self, visit: Visit<'_>) -> Result<Answer, Refused> {
+        visit.place.hold(self.slices())?;
         match self.into_contents()? {
             Contents::Pictures(files) => visit.pictures(files).await,
             Contents::Pixels { values, shape, aspect_ratio } => visit.pixels(values, shape, aspect_ratio).await,
         }
+    }
+
+    /// Bytes that the elements of BYTES take beside themselves, of which the shortest have four.
+    fn slices(&self) -> u64 {
+        let slices = |tensor: &Tensor| match (&tensor.elements, &tensor.shape[..]) {
+            (Elements::Binary(bytes), [count]) => 2 * size_of::<Bytes>() * (*count).min(bytes.len() / 4),
+            _ => 0,
+        };
+        self.0.iter().map(|tensor| slices(tensor) as u64).sum()
     }
 
     /// What the request holds.
@@ -115,7 +125,7 @@ impl Tensor {
         match self.elements {
             Elements::Files(elements) => files = elements,
             Elements::Binary(mut rest) => {
-                while !rest.is_empty() {
+                while !rest.is_empty() && files.len() <= self.shape[0] {
                     let len = rest.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
                     let Some(len) = len.filter(|len| *len <= rest.len() - 4) else {
                         return refuse(format!("ends within element {}", files.len()));
@@ -126,7 +136,7 @@ impl Tensor {
             _ => return refuse("must be binary data, for JSON cannot hold it".to_string()),
         }
         if files.len() != self.shape[0] {
-            return refuse(format!("has {} elements, its shape says {}", files.len(), self.shape[0]));
+            return refuse(format!("must have as many elements as its shape says, {}", self.shape[0]));
         }
         Ok(files)
     }
