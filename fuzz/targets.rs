@@ -12,9 +12,17 @@ use tilesight::{Encoder, EncoderConfig, Error, Pixels};
 /// What a target does with its bytes; it panics where it finds a fault.
 pub type Target = fn(&[u8]);
 
-/// The targets, by the name of their folder and program.
-pub const TARGETS: [(&str, Target); 4] =
-    [("image_header", image_header), ("image_decode", image_decode), ("config", config), ("safetensors", safetensors)];
+/// The targets, by the name of their folder and program. The server's are there with the feature `serve`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("image_header", image_header),
+    ("image_decode", image_decode),
+    ("config", config),
+    ("safetensors", safetensors),
+    #[cfg(feature = "serve")]
+    ("infer_http", infer_http),
+    #[cfg(feature = "serve")]
+    ("infer_grpc", infer_grpc),
+];
 
 /// Small enough that a run stays in a few megabytes.
 const LIMITS: Limits = Limits { max_side: 2048, max_pixels: 1 << 18 };
@@ -101,5 +109,33 @@ fn encode(checkpoint: Checkpoint) {
     match encoder.encode_pixels(&pixels) {
         Ok(encodings) => assert!(encodings.embeddings.iter().all(|value| value.is_finite())),
         Err(refusal) => assert!(matches!(refusal, Error::NotFinite { .. }), "{refusal}"),
+    }
+}
+
+/// The body of a request over HTTP is read or refused. A first line is the header that says how long its JSON is; the line
+/// `-` leaves it out.
+#[cfg(feature = "serve")]
+pub fn infer_http(bytes: &[u8]) {
+    let line = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (json_len, body) = bytes.split_at(line);
+    let json_len = Some(json_len).filter(|len| *len != b"-");
+    require_told(tilesight::serve::fuzzing::http(json_len, body.get(1..).unwrap_or_default()), bytes.len());
+}
+
+/// A message over gRPC is read or refused.
+#[cfg(feature = "serve")]
+pub fn infer_grpc(bytes: &[u8]) {
+    require_told(tilesight::serve::fuzzing::grpc(bytes), bytes.len());
+}
+
+/// Nothing has more parts than bytes, and a refusal is the client's fault, in a few words.
+#[cfg(feature = "serve")]
+fn require_told(asked: Result<usize, (u16, String)>, len: usize) {
+    match asked {
+        Ok(parts) => assert!(parts <= len),
+        Err((status, reason)) => {
+            assert!([400, 404].contains(&status), "{status}: {reason}");
+            assert!(!reason.is_empty() && reason.chars().count() <= 1001);
+        }
     }
 }

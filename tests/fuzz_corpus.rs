@@ -28,7 +28,9 @@ fn every_fuzz_program_has_its_corpus_replayed() {
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
     programs.sort();
-    let mut replayed = targets::TARGETS.map(|(name, _)| name.to_string());
+    // What needs a feature is replayed where that is.
+    programs.retain(|name| cfg!(feature = "serve") || !name.starts_with("infer_"));
+    let mut replayed: Vec<String> = targets::TARGETS.iter().map(|(name, _)| name.to_string()).collect();
     replayed.sort();
     assert_eq!(programs, replayed);
 }

@@ -3,6 +3,9 @@
 mod common;
 mod server;
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -237,17 +240,39 @@ fn pixels_come_back_as_the_librarys_embeddings() {
     }
 }
 
+/// A request to the demo model with so many images of one tile, and their values.
+fn demo_request(tiles: usize) -> (ModelInferRequest, Vec<f32>) {
+    let values = common::noise(tiles * 3 * 224 * 224, 5);
+    let request = raw_request(vec![
+        (input("pixels", "FP32", &[tiles as i64, 1, 3, 224, 224]), bytes_of(&values)),
+        (input("aspect_ratio", "INT64", &[tiles as i64, 2]), integers(&vec![1; 2 * tiles])),
+    ]);
+    (request, values)
+}
+
+#[test]
+fn an_answer_holds_its_place_until_it_has_left() {
+    let server = Server::spawn(&["--device", "cpu"], &[]);
+    server.wait_until_ready();
+    let client = RawClient::connect(server.grpc);
+    let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+    call.send(&framed(&demo_request(2).0.encode_to_vec()), true);
+    let answer = call.head();
+    // A client of HTTP/2 says how much it takes: nothing but the first 65,535 bytes so far.
+    assert_eq!(server.metric("tilesight_requests"), 1.0);
+    assert!(server.metric("tilesight_held_bytes") > (2 * 257 * 512 * 4) as f64);
+    assert_eq!(answer.code(), Code::Ok);
+    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+    assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+}
+
 #[test]
 fn an_answer_may_be_larger_than_grpcs_own_limit() {
     let server = Server::spawn(&["--device", "cpu"], &[]);
     server.wait_until_ready();
     let client = Client::connect(server.grpc);
     let tiles = 9;
-    let values = common::noise(tiles * 3 * 224 * 224, 5);
-    let request = raw_request(vec![
-        (input("pixels", "FP32", &[tiles as i64, 1, 3, 224, 224]), bytes_of(&values)),
-        (input("aspect_ratio", "INT64", &[tiles as i64, 2]), integers(&vec![1; 2 * tiles])),
-    ]);
+    let (request, values) = demo_request(tiles);
     let response = infer(&client, request).unwrap();
     let mut encoder = on_cpu().demo().build().unwrap();
     let case = common::Case::new(values, [1, tiles, 1, 3, 224, 224], Some(vec![[1, 1]; tiles]));
@@ -402,6 +427,14 @@ fn who_comes_when_it_is_full_is_told_to_come_again() {
     wait_until("room", || server.metric("tilesight_requests") == 0.0);
     let never = infer(&client, pictures(&[vec![0; 100_001]])).unwrap_err();
     assert_eq!((never.code(), never.metadata().get("grpc-retry-pushback-ms")), (Code::InvalidArgument, None));
+    // What a message becomes counts as well: descriptions that are two bytes each, and elements of four.
+    let descriptions = ModelInferRequest { inputs: vec![InferInputTensor::default(); 5000], ..pictures(&[]) };
+    let elements = raw_request(vec![(input("image", "BYTES", &[5000]), vec![0; 4 * 5000])]);
+    for request in [descriptions, elements] {
+        let never = infer(&client, request).unwrap_err();
+        assert_eq!(never.code(), Code::InvalidArgument);
+        assert!(never.message().contains("the limit is 100000"), "{never}");
+    }
     assert_serves(&client);
 }
 
@@ -514,4 +547,48 @@ fn statistics_say_what_was_done() {
     let requests: u64 = model.batch_stats.iter().map(|b| b.batch_size * b.compute_infer.unwrap().count).sum();
     let batches: u64 = model.batch_stats.iter().map(|b| b.compute_infer.unwrap().count).sum();
     assert_eq!((requests, batches), (3, model.execution_count));
+}
+
+#[test]
+fn an_encoder_that_is_lost_is_told_and_ends_the_process() {
+    // The demo model, for the golden one is done before anybody looks.
+    let mut server = Server::spawn(&["--device", "cpu", "--batch-timeout", "0"], &[]);
+    let good = framed(&pictures(&[picture("image0.png")]).encode_to_vec());
+    let client = RawClient::connect(server.grpc);
+    let health = || {
+        let mut call = client.begin("/grpc.health.v1.Health/Check", &[GRPC]);
+        call.send(&framed(&[]), true);
+        call.status().code()
+    };
+    wait_until("the end", || {
+        let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+        call.send(&good, true);
+        let code = call.status().code();
+        // Whether it still starts, computes, or has closed the connection depends on when it is found out.
+        assert!([Code::Ok, Code::Unavailable, Code::Unknown].contains(&code), "{code:?}");
+        assert!([Code::Ok, Code::Unknown].contains(&health()));
+        !server.is_running()
+    });
+    assert_eq!(server.wait().code(), Some(1));
+}
+
+#[test]
+fn grpc_can_be_left_out_and_its_port_is_not_shared() {
+    let serve = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
+        command.args(["serve", "--device", "cpu", "--listen", "127.0.0.1:0"]).args(options).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = serve(&["--grpc-listen", &address]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains(&format!("cannot listen on {address}")), "{said}");
+    assert_eq!(serve(&["--no-grpc", "--grpc-listen", &address]).wait().unwrap().code(), Some(2));
+    let mut child = serve(&["--no-grpc"]);
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let listening: Vec<String> = lines.filter(|line| line.starts_with("listening")).take(1).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(listening[0].starts_with("listening on http://"), "{listening:?}");
 }

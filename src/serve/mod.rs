@@ -8,6 +8,8 @@
 
 mod body;
 mod deadline;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod health;
 mod infer;

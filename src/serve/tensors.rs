@@ -36,6 +36,14 @@ pub(super) enum Elements {
     Files(Vec<Bytes>),
 }
 
+/// What is to be encoded.
+pub(super) enum Contents {
+    /// Files.
+    Pictures(Vec<Bytes>),
+    /// A tensor, its shape, and the aspect ratio of each of its images.
+    Pixels { values: Vec<f32>, shape: [usize; 5], aspect_ratio: Option<Vec<[i64; 2]>> },
+}
+
 impl Tensors {
     /// Adds an input. There are three names, so a request has no more inputs than that.
     pub(super) fn add(&mut self, tensor: Tensor) -> Result<(), Refused> {
@@ -50,7 +58,25 @@ impl Tensors {
     }
 
     /// Encodes what the request holds.
-    pub(super) async fn encode(mut self, visit: Visit<'_>) -> Result<Answer, Refused> {
+    pub(super) async fn encode(self, visit: Visit<'_>) -> Result<Answer, Refused> {
+        visit.place.hold(self.slices())?;
+        match self.into_contents()? {
+            Contents::Pictures(files) => visit.pictures(files).await,
+            Contents::Pixels { values, shape, aspect_ratio } => visit.pixels(values, shape, aspect_ratio).await,
+        }
+    }
+
+    /// Bytes that the elements of BYTES take beside themselves, of which the shortest have four.
+    fn slices(&self) -> u64 {
+        let slices = |tensor: &Tensor| match (&tensor.elements, &tensor.shape[..]) {
+            (Elements::Binary(bytes), [count]) => 2 * size_of::<Bytes>() * (*count).min(bytes.len() / 4),
+            _ => 0,
+        };
+        self.0.iter().map(|tensor| slices(tensor) as u64).sum()
+    }
+
+    /// What the request holds.
+    pub(super) fn into_contents(mut self) -> Result<Contents, Refused> {
         match (self.take("image"), self.take("pixels")) {
             (Some(image), None) => {
                 self.require_no_more()?;
@@ -58,7 +84,7 @@ impl Tensors {
                 if files.is_empty() {
                     return Err(Error::from(InputError::Empty { name: "images" }).into());
                 }
-                visit.pictures(files).await
+                Ok(Contents::Pictures(files))
             }
             (None, Some(pixels)) => {
                 let shape: [usize; 5] = pixels.shape[..].try_into().map_err(|_| {
@@ -67,7 +93,7 @@ impl Tensors {
                 })?;
                 let aspect_ratio = self.take("aspect_ratio").map(|tensor| tensor.into_pairs(shape[0])).transpose()?;
                 self.require_no_more()?;
-                visit.pixels(pixels.into_floats()?, shape, aspect_ratio).await
+                Ok(Contents::Pixels { values: pixels.into_floats()?, shape, aspect_ratio })
             }
             _ => Err(Refused::malformed("a request has one of the inputs image and pixels")),
         }
@@ -99,7 +125,7 @@ impl Tensor {
         match self.elements {
             Elements::Files(elements) => files = elements,
             Elements::Binary(mut rest) => {
-                while !rest.is_empty() {
+                while !rest.is_empty() && files.len() <= self.shape[0] {
                     let len = rest.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
                     let Some(len) = len.filter(|len| *len <= rest.len() - 4) else {
                         return refuse(format!("ends within element {}", files.len()));
@@ -110,7 +136,7 @@ impl Tensor {
             _ => return refuse("must be binary data, for JSON cannot hold it".to_string()),
         }
         if files.len() != self.shape[0] {
-            return refuse(format!("has {} elements, its shape says {}", files.len(), self.shape[0]));
+            return refuse(format!("must have as many elements as its shape says, {}", self.shape[0]));
         }
         Ok(files)
     }

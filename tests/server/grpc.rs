@@ -91,11 +91,10 @@ pub struct RawClient {
     sender: SendRequest<Bytes>,
 }
 
-/// A call that has been begun.
+/// A call that has been begun, where the connection was still there.
 pub struct RawCall {
     runtime: Arc<Runtime>,
-    response: ResponseFuture,
-    body: SendStream<Bytes>,
+    begun: Result<(ResponseFuture, SendStream<Bytes>), h2::Error>,
 }
 
 impl RawClient {
@@ -116,11 +115,11 @@ impl RawClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (response, body) = self.runtime.block_on(async {
-            let mut sender = self.sender.clone().ready().await.unwrap();
-            sender.send_request(request.body(()).unwrap(), false).unwrap()
+        let begun = self.runtime.block_on(async {
+            let mut sender = self.sender.clone().ready().await?;
+            sender.send_request(request.body(()).unwrap(), false)
         });
-        RawCall { runtime: self.runtime.clone(), response, body }
+        RawCall { runtime: self.runtime.clone(), begun }
     }
 }
 
@@ -128,15 +127,40 @@ impl RawCall {
     /// Sends bytes of the body; what the server does not take any more is left.
     pub fn send(&mut self, bytes: &[u8], is_last: bool) {
         let _guard = self.runtime.enter();
-        let _ = self.body.send_data(Bytes::copy_from_slice(bytes), is_last);
+        if let Ok((_, body)) = &mut self.begun {
+            let _ = body.send_data(Bytes::copy_from_slice(bytes), is_last);
+        }
     }
 
     /// The status that ends the call; a stream that is reset has none of its own.
     pub fn status(self) -> Status {
-        self.runtime.block_on(async {
-            let ended = tokio::time::timeout(Duration::from_secs(60), status(self.response));
-            ended.await.expect("every call ends").unwrap_or_else(|e| Status::new(Code::Unknown, e.to_string()))
-        })
+        let ended = self.begun.and_then(|(response, _body)| {
+            let ended = async { tokio::time::timeout(Duration::from_secs(60), status(response)).await };
+            self.runtime.block_on(ended).expect("every call ends")
+        });
+        ended.unwrap_or_else(|e| Status::new(Code::Unknown, e.to_string()))
+    }
+
+    /// Waits until the answer begins, and takes nothing more of it.
+    pub fn head(self) -> RawAnswer {
+        let (response, _body) = self.begun.unwrap();
+        let body = self.runtime.block_on(response).unwrap().into_body();
+        RawAnswer { runtime: self.runtime, body }
+    }
+}
+
+/// An answer that has begun.
+pub struct RawAnswer {
+    runtime: Arc<Runtime>,
+    body: RecvStream,
+}
+
+impl RawAnswer {
+    /// Takes the rest; the code that ends it.
+    pub fn code(mut self) -> Code {
+        let trailers = self.runtime.block_on(read(&mut self.body));
+        let status = trailers.ok().flatten().and_then(|trailers| Status::from_header_map(&trailers));
+        status.map_or(Code::Unknown, |status| status.code())
     }
 }
 

@@ -30,7 +30,7 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let mut received = Received::new(body, service.options.max_body_bytes);
     let message = in_time(visit.deadline, received.only(&place)).await?;
     visit.received();
-    let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
+    let Asked { tensors, form } = Asked::read(message, |bytes| Ok(place.hold(bytes)?))?;
     visit.unless_known(headers, form.dtype());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();

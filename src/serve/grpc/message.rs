@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use axum::body::Bytes;
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::super::outputs::Wanted;
 use super::super::protocol::{MODEL, VERSION, require_model, require_version};
@@ -15,6 +14,7 @@ use super::inference::infer_parameter::ParameterChoice;
 use super::inference::model_infer_request::InferInputTensor;
 use super::inference::model_infer_response::InferOutputTensor;
 use super::inference::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use super::memory;
 use super::sent::Pieces;
 use crate::batch::Place;
 use crate::dtype::Dtype;
@@ -23,8 +23,8 @@ use crate::dtype::Dtype;
 const RAW_OUTPUT_CONTENTS: u32 = 6;
 
 /// What a message asks for.
-pub(super) struct Asked {
-    pub(super) tensors: Tensors,
+pub(in crate::serve) struct Asked {
+    pub(in crate::serve) tensors: Tensors,
     pub(super) form: Form,
 }
 
@@ -36,11 +36,14 @@ pub(super) struct Form {
 
 impl Asked {
     /// Reads a message. What that takes in memory is held before.
-    pub(super) fn read<E: From<Refused>>(message: Bytes, hold: impl FnOnce(u64) -> Result<(), E>) -> Result<Self, E> {
+    pub(in crate::serve) fn read(
+        message: Bytes,
+        hold: impl FnOnce(u64) -> Result<(), Refused>,
+    ) -> Result<Self, Refused> {
         let malformed = |e| Refused::malformed(format!("the message is not a ModelInferRequest: {e}"));
-        hold(memory(Part::Request, &message).map_err(malformed)?)?;
+        hold(memory::of_request(&message).map_err(malformed)?)?;
         let request = ModelInferRequest::decode(message).map_err(malformed)?;
-        Ok(Self::of(request)?)
+        Self::of(request)
     }
 
     fn of(request: ModelInferRequest) -> Result<Self, Refused> {
@@ -134,50 +137,4 @@ fn typed(name: &str, datatype: &str, contents: InferTensorContents) -> Result<El
         "BYTES" => Ok(Elements::Files(contents.bytes_contents)),
         _ => Err(Refused::malformed(format!("{name} in {datatype:?} must be in raw_input_contents"))),
     }
-}
-
-/// A message or a part of it, as far as its memory is concerned.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Request,
-    Input,
-    Contents,
-}
-
-/// Bytes that an element of a list of messages takes at most, whose wire form may be two bytes. Lists double.
-const OBJECT: u64 = 2 * size_of::<InferInputTensor>() as u64;
-
-/// Bytes that an element of a list of bytes takes: it refers to the message.
-const SLICE: u64 = 2 * size_of::<Bytes>() as u64;
-
-/// Bytes that a byte of packed integers becomes: a number of one byte is one of eight.
-const INTEGER: u64 = 2 * size_of::<u64>() as u64;
-
-/// Bytes that a byte of packed floats becomes.
-const FLOAT: u64 = 2;
-
-/// Bytes that decoding takes at most, beside the message itself.
-fn memory(part: Part, mut message: &[u8]) -> Result<u64, prost::DecodeError> {
-    let mut sum = 0;
-    while !message.is_empty() {
-        let (number, wire_type) = decode_key(&mut message)?;
-        if wire_type != WireType::LengthDelimited {
-            skip_field(wire_type, number, &mut message, DecodeContext::default())?;
-            sum += INTEGER;
-            continue;
-        }
-        let len = decode_varint(&mut message)?;
-        let field = usize::try_from(len).ok().and_then(|len| message.split_off(..len));
-        // A message that is cut is left to the decoder, which says so.
-        let Some(field) = field else { return Ok(sum) };
-        sum += match (part, number) {
-            (Part::Request, 5) => OBJECT + memory(Part::Input, field)?,
-            (Part::Input, 5) => memory(Part::Contents, field)?,
-            (Part::Contents, 6 | 7) => FLOAT * len,
-            (Part::Request, 7) | (Part::Contents, 8) => SLICE,
-            // Names, parameters, and outputs with theirs.
-            _ => OBJECT + INTEGER * len,
-        };
-    }
-    Ok(sum)
 }

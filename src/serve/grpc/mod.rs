@@ -8,7 +8,8 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
 mod infer;
-mod message;
+mod memory;
+pub(super) mod message;
 mod questions;
 mod received;
 mod sent;

@@ -97,7 +97,7 @@ impl Stream {
 async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
     visit.received();
     let place = visit.place.clone();
-    let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
+    let Asked { tensors, form } = Asked::read(message, |bytes| Ok(place.hold(bytes)?))?;
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
     let pieces = form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))?;

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{receive, swallow};
+use super::outputs::Wanted;
 use super::protocol::require_model;
 use super::refused::Refused;
 use super::service::Service;
@@ -22,8 +23,10 @@ use super::tensors::{Elements, Tensor, Tensors};
 /// Where the JSON ends and the tensors begin.
 const HEADER_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// What JSON numbers take in memory at most, for each byte of their text: `0,` becomes eight bytes.
-const JSON_GROWTH: u64 = 4;
+/// What JSON takes in memory at most, for each byte of its text: `{"name":""},` is an output that is asked for, and lists
+/// double while they grow.
+const JSON_GROWTH: u64 = 12;
+const _: () = assert!(2 * size_of::<wire::WantedOutput>() as u64 <= 12 * JSON_GROWTH);
 
 pub(super) async fn infer(
     State(service): State<Arc<Service>>,
@@ -47,20 +50,39 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     };
     let body = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
     visit.received();
-    let (json, binary) = split(&head.headers, body)?;
-    visit.place.hold(JSON_GROWTH.saturating_mul(json.len() as u64))?;
-    let request: wire::Request = serde_json::from_slice(&json)
-        .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
-    let wanted = answer::wanted(&request)?;
-    visit.unless_known(&head.headers, wanted.dtype());
     let place = visit.place.clone();
-    let answer = tensors(request.inputs, binary)?.encode(visit).await?;
-    answer::respond(request.id.as_deref(), &wanted, answer, place)
+    let asked = Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?))?;
+    visit.unless_known(&head.headers, asked.wanted.dtype());
+    let answer = asked.tensors.encode(visit).await?;
+    answer::respond(asked.id.as_deref(), &asked.wanted, answer, place)
+}
+
+/// What a body asks for.
+pub(super) struct Asked {
+    id: Option<String>,
+    wanted: Wanted,
+    pub(super) tensors: Tensors,
+}
+
+impl Asked {
+    /// Reads a body, whose JSON is so long where tensors stand behind it. What that takes in memory is held before.
+    pub(super) fn read(
+        json_len: Option<&HeaderValue>,
+        body: Bytes,
+        hold: impl FnOnce(u64) -> Result<(), Refused>,
+    ) -> Result<Self, Refused> {
+        let (json, binary) = split(json_len, body)?;
+        hold(JSON_GROWTH.saturating_mul(json.len() as u64))?;
+        let request: wire::Request = serde_json::from_slice(&json)
+            .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
+        let wanted = answer::wanted(&request)?;
+        Ok(Self { id: request.id, wanted, tensors: tensors(request.inputs, binary)? })
+    }
 }
 
 /// The JSON, and the tensors behind it.
-fn split(headers: &HeaderMap, mut body: Bytes) -> Result<(Bytes, Bytes), Refused> {
-    let Some(len) = headers.get(HEADER_LEN) else { return Ok((body, Bytes::new())) };
+fn split(json_len: Option<&HeaderValue>, mut body: Bytes) -> Result<(Bytes, Bytes), Refused> {
+    let Some(len) = json_len else { return Ok((body, Bytes::new())) };
     let len = len.to_str().ok().and_then(|text| text.parse().ok()).filter(|len| *len <= body.len());
     let refuse = || Refused::malformed(format!("{HEADER_LEN} must be a number of bytes within the body's"));
     let binary = body.split_off(len.ok_or_else(refuse)?);

@@ -1,0 +1,37 @@
+//! The parsers of requests alone, without a server around them: what the fuzz targets feed. No part of the interface.
+
+use axum::body::Bytes;
+use axum::http::HeaderValue;
+
+use super::refused::Refused;
+use super::tensors::{Contents, Tensors};
+use super::{grpc, infer};
+
+/// What a body asks for over HTTP, with the header that says how long its JSON is, where there is one: how many files or
+/// values it has. The status and the reason where it is refused.
+///
+/// # Errors
+/// Every refusal that needs no model.
+pub fn http(json_len: Option<&[u8]>, body: &[u8]) -> Result<usize, (u16, String)> {
+    // What cannot be a header's value never comes here.
+    let json_len = json_len.map(|value| HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")));
+    let asked = infer::Asked::read(json_len.as_ref(), Bytes::copy_from_slice(body), |_| Ok(()));
+    count(asked.map(|asked| asked.tensors))
+}
+
+/// The same of a message over gRPC.
+///
+/// # Errors
+/// Likewise.
+pub fn grpc(message: &[u8]) -> Result<usize, (u16, String)> {
+    let asked = grpc::message::Asked::read(Bytes::copy_from_slice(message), |_| Ok(()));
+    count(asked.map(|asked| asked.tensors))
+}
+
+fn count(tensors: Result<Tensors, Refused>) -> Result<usize, (u16, String)> {
+    match tensors.and_then(Tensors::into_contents) {
+        Ok(Contents::Pictures(files)) => Ok(files.len()),
+        Ok(Contents::Pixels { values, .. }) => Ok(values.len()),
+        Err(refused) => Err((refused.status().as_u16(), refused.message())),
+    }
+}
