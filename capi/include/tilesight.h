@@ -58,6 +58,14 @@ typedef enum tilesight_dtype {
   TILESIGHT_DTYPE_F16 = 2,
 } tilesight_dtype;
 
+// What the padding tiles of a pixel tensor hold, which the host cannot see.
+typedef enum tilesight_padding {
+  // Anything: each is read and computed.
+  TILESIGHT_PADDING_AS_GIVEN = 0,
+  // Zeros: none is read, and equal ones are computed once.
+  TILESIGHT_PADDING_ZEROS = 1,
+} tilesight_padding;
+
 // An encoder. Zero is none.
 typedef struct tilesight_encoder {
   // Its number.
@@ -118,6 +126,46 @@ typedef struct tilesight_pixels {
   // Zero.
   uint32_t reserved;
 } tilesight_pixels;
+
+// Tiles that are on a GPU.
+typedef struct tilesight_device_pixels {
+  // sizeof(tilesight_device_pixels).
+  size_t size;
+  // The address (CUdeviceptr) of what tilesight_pixels describes, a multiple of an element's size.
+  uint64_t address;
+  // Its dimensions.
+  uint64_t shape[6];
+  // In the host's memory, as tilesight_pixels has them.
+  const int64_t *aspect_ratio;
+  // The type of the elements, a tilesight_dtype.
+  uint32_t dtype;
+  // What the padding tiles hold, a tilesight_padding.
+  uint32_t padding;
+} tilesight_device_pixels;
+
+// Memory of a GPU where embeddings go.
+typedef struct tilesight_device_output {
+  // sizeof(tilesight_device_output).
+  size_t size;
+  // The address (CUdeviceptr), a multiple of 16, of [rows, embed_dim] in the type that the encoder computes in.
+  uint64_t address;
+  // The bytes that are there.
+  uint64_t capacity;
+} tilesight_device_output;
+
+// A stream of the caller's.
+typedef struct tilesight_stream {
+  // sizeof(tilesight_stream).
+  size_t size;
+  // The CUstream, in the primary context of the GPU; null is the default stream.
+  void *stream;
+  // A CUevent that is recorded on it behind the work, or null.
+  void *done;
+  // The GPU, by its place among the encoder's.
+  uint32_t device;
+  // Zero.
+  uint32_t reserved;
+} tilesight_stream;
 
 // What an encoder is made from. Texts are UTF-8; what is null or zero has its default.
 typedef struct tilesight_options {
@@ -206,6 +254,31 @@ enum tilesight_status tilesight_encode_pictures(struct tilesight_encoder encoder
 enum tilesight_status tilesight_encode_pixels(struct tilesight_encoder encoder,
                                               const struct tilesight_pixels *pixels,
                                               const struct tilesight_output *output);
+
+// Enqueues the encoding of a pixel tensor that is on a GPU. It begins when what the stream was given before is done, and
+// what the stream is given later begins when the embeddings are there, in the type that the encoder computes in. Nothing
+// is copied, and the host waits only for the first batch of a shape and where it is eight batches ahead.
+//
+// # Safety
+// `pixels`, `output` and `stream` are null or point to structs of the sizes they say, and the aspect ratios are readable.
+// The stream and the event live. Until the work is done, nobody frees the memory, nobody writes the pixels, and nobody
+// uses the embeddings but on the stream or behind it.
+enum tilesight_status tilesight_enqueue_pixels(struct tilesight_encoder encoder,
+                                               const struct tilesight_device_pixels *pixels,
+                                               const struct tilesight_device_output *output,
+                                               const struct tilesight_stream *stream);
+
+// tilesight_enqueue_pixels for pictures (JPEG, PNG or WebP), which are decoded and copied before this returns. The host
+// waits also where it is two batches ahead. `num_rows`, which may be null, is told how many embeddings there are.
+//
+// # Safety
+// `pictures` as for tilesight_encode_pictures, the rest as for tilesight_enqueue_pixels.
+enum tilesight_status tilesight_enqueue_pictures(struct tilesight_encoder encoder,
+                                                 const struct tilesight_bytes *pictures,
+                                                 size_t count,
+                                                 const struct tilesight_device_output *output,
+                                                 const struct tilesight_stream *stream,
+                                                 uint64_t *num_rows);
 
 // Makes an encoder. Null options take every default. The files stay mapped while it lives: do not rewrite them.
 //

@@ -1,10 +1,10 @@
 //! Pictures and pixel tensors to embeddings in the caller's memory.
 
 use engine::Pixels as EnginePixels;
-use engine::image::{Image, Limits, Preprocessor, Tiles};
+use engine::image::{Image, Limits, Tiles};
 
 use crate::arguments::{read_struct, require_aligned, slice, slice_mut, write_struct};
-use crate::handles::{self, Encoder};
+use crate::handles::{self, Encoder, Held};
 use crate::status::{Refusal, Status, call};
 use crate::structs::{Bytes, Output, Picture, Pixels};
 
@@ -59,21 +59,14 @@ pub unsafe extern "C" fn tilesight_encode_pictures(
 ) -> Status {
     call(|| {
         // SAFETY: the caller's promise.
-        let files = unsafe { slice(pictures, count, "pictures") }?;
-        let mut borrowed = Vec::with_capacity(files.len());
-        for file in files {
-            // SAFETY: the caller's promise, of each element.
-            borrowed.push(unsafe { slice(file.data, file.len, "a picture") }?);
-        }
+        let files = unsafe { files(pictures, count) }?;
         // SAFETY: the caller's promise.
         let output = unsafe { read_struct(output) }?;
         let held = handles::find(encoder)?;
-        let preprocessor = held.require_preprocessor()?;
         // Other calls may use the encoder while these pictures are decoded.
-        let tiles = borrowed.iter().map(|file| tiles(file, preprocessor)).collect::<Result<Vec<_>, _>>()?;
+        let tiles = tiles(&files, &held)?;
         let mut encoder = held.lock()?;
-        let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
-        let rows = tokens * tiles.iter().map(Tiles::num_tiles).sum::<usize>();
+        let (rows, width) = (self::num_rows(&encoder, &tiles), encoder.config().decoder_embed_dim);
         // SAFETY: the caller's promise.
         unsafe { say(num_rows, rows) }?;
         // SAFETY: the caller's promise.
@@ -81,8 +74,33 @@ pub unsafe extern "C" fn tilesight_encode_pictures(
     })
 }
 
-fn tiles(file: &[u8], preprocessor: &Preprocessor) -> Result<Tiles, engine::Error> {
-    preprocessor.tiles(&Image::decode(file, &Limits::default())?)
+/// The caller's pictures.
+///
+/// # Safety
+/// `pictures` points to `count` elements, each with so many readable bytes as it says.
+pub(crate) unsafe fn files<'a>(pictures: *const Bytes, count: usize) -> Result<Vec<&'a [u8]>, Refusal> {
+    // SAFETY: the caller's promise.
+    let pictures = unsafe { slice(pictures, count, "pictures") }?;
+    // SAFETY: the caller's promise, of each element.
+    pictures.iter().map(|picture| unsafe { slice(picture.data, picture.len, "a picture") }).collect()
+}
+
+/// Decodes and cuts pictures.
+pub(crate) fn tiles(files: &[&[u8]], held: &Held) -> Result<Vec<Tiles>, Refusal> {
+    let preprocessor = held.require_preprocessor()?;
+    let tiles = |file: &&[u8]| Ok(preprocessor.tiles(&Image::decode(file, &Limits::default())?)?);
+    files.iter().map(tiles).collect()
+}
+
+/// Embeddings of pictures.
+pub(crate) fn num_rows(encoder: &engine::Encoder, tiles: &[Tiles]) -> usize {
+    encoder.config().num_tokens() * tiles.iter().map(Tiles::num_tiles).sum::<usize>()
+}
+
+/// Numbers of the aspect ratios of a pixel tensor of this shape.
+pub(crate) fn pairs(shape: &[usize; 6]) -> Result<usize, Refusal> {
+    let pairs = shape[0].checked_mul(shape[1]).and_then(|images| images.checked_mul(2));
+    pairs.ok_or_else(|| Refusal::argument(format!("pixels cannot have the shape {shape:?}")))
 }
 
 /// Encodes a pixel tensor, as torchtune's forward(images, aspect_ratio) does: samples times images times tiles times
@@ -107,7 +125,7 @@ pub unsafe extern "C" fn tilesight_encode_pixels(
         let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |len, size| len.checked_mul(*size));
         let too_many = || Refusal::argument(format!("pixels cannot have the shape {shape:?}"));
         let len = product(&shape).and_then(|len| len.checked_mul(dtype.size())).ok_or_else(too_many)?;
-        let pairs = product(&[shape[0], shape[1], 2]).ok_or_else(too_many)?;
+        let pairs = pairs(&shape)?;
         if !pixels.data.addr().is_multiple_of(dtype.size()) {
             return Err(Refusal::argument(format!("pixels must be aligned to {} bytes", dtype.size())));
         }
@@ -141,7 +159,7 @@ pub unsafe extern "C" fn tilesight_encode_pixels(
 
 /// # Safety
 /// `to` is null or may be written.
-unsafe fn say(to: *mut u64, value: usize) -> Result<(), Refusal> {
+pub(crate) unsafe fn say(to: *mut u64, value: usize) -> Result<(), Refusal> {
     if !to.is_null() {
         require_aligned(to.cast_const(), "num_rows")?;
         // SAFETY: not null, aligned, and writable by the caller's promise.
@@ -186,7 +204,7 @@ unsafe fn write(
     Ok(())
 }
 
-fn dtype(number: u32) -> Result<engine::Dtype, Refusal> {
+pub(crate) fn dtype(number: u32) -> Result<engine::Dtype, Refusal> {
     use crate::structs::Dtype;
     [(Dtype::F32, engine::Dtype::F32), (Dtype::Bf16, engine::Dtype::Bf16), (Dtype::F16, engine::Dtype::F16)]
         .into_iter()

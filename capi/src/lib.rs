@@ -5,6 +5,7 @@
 
 mod arguments;
 mod encode;
+mod enqueue;
 mod handles;
 mod open;
 mod status;

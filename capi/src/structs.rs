@@ -132,6 +132,62 @@ pub struct Output {
     pub reserved: u32,
 }
 
+/// What the padding tiles of a pixel tensor hold, which the host cannot see.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Anything: each is read and computed.
+    AsGiven = 0,
+    /// Zeros: none is read, and equal ones are computed once.
+    Zeros = 1,
+}
+
+/// Tiles that are on a GPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct DevicePixels {
+    /// sizeof(tilesight_device_pixels).
+    pub size: usize,
+    /// The address (CUdeviceptr) of what tilesight_pixels describes, a multiple of an element's size.
+    pub address: u64,
+    /// Its dimensions.
+    pub shape: [u64; 6],
+    /// In the host's memory, as tilesight_pixels has them.
+    pub aspect_ratio: *const i64,
+    /// The type of the elements, a tilesight_dtype.
+    pub dtype: u32,
+    /// What the padding tiles hold, a tilesight_padding.
+    pub padding: u32,
+}
+
+/// Memory of a GPU where embeddings go.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceOutput {
+    /// sizeof(tilesight_device_output).
+    pub size: usize,
+    /// The address (CUdeviceptr), a multiple of 16, of [rows, embed_dim] in the type that the encoder computes in.
+    pub address: u64,
+    /// The bytes that are there.
+    pub capacity: u64,
+}
+
+/// A stream of the caller's.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    /// sizeof(tilesight_stream).
+    pub size: usize,
+    /// The CUstream, in the primary context of the GPU; null is the default stream.
+    pub stream: *mut c_void,
+    /// A CUevent that is recorded on it behind the work, or null.
+    pub done: *mut c_void,
+    /// The GPU, by its place among the encoder's.
+    pub device: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// Checks that a struct is what [`SizedStruct`] wants.
 macro_rules! sized_structs {
     ($($name:ident, $size:literal, $text:literal;)*) => {$(
@@ -150,4 +206,7 @@ sized_structs! {
     Picture, 32, "tilesight_picture";
     Pixels, 80, "tilesight_pixels";
     Output, 32, "tilesight_output";
+    DevicePixels, 80, "tilesight_device_pixels";
+    DeviceOutput, 24, "tilesight_device_output";
+    Stream, 32, "tilesight_stream";
 }

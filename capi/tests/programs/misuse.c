@@ -203,6 +203,31 @@ static void pixels(tilesight_encoder encoder) {
     free(embeddings);
 }
 
+// On the CPU there is no stream whose order could be kept.
+static void streams(tilesight_encoder encoder) {
+    int64_t ratio[2] = {1, 1};
+    tilesight_device_pixels pixels = {.size = sizeof pixels, .address = 4096, .aspect_ratio = ratio};
+    for (int i = 0; i < 6; i++) {
+        pixels.shape[i] = i < 2 ? 1 : i == 2 ? description.max_num_tiles : i == 3 ? 3 : description.tile_size;
+    }
+    tilesight_device_output output = {.size = sizeof output, .address = 4096, .capacity = 1 << 30};
+    tilesight_stream stream = {.size = sizeof stream};
+    tilesight_bytes bytes = {picture, picture_len};
+    EXPECT(tilesight_enqueue_pixels(encoder, NULL, &output, &stream), INVALID_ARGUMENT, "tilesight_device_pixels is null");
+    EXPECT(tilesight_enqueue_pixels(encoder, &pixels, NULL, &stream), INVALID_ARGUMENT, "tilesight_device_output is null");
+    EXPECT(tilesight_enqueue_pixels(encoder, &pixels, &output, NULL), INVALID_ARGUMENT, "tilesight_stream is null");
+    EXPECT(tilesight_enqueue_pixels(encoder, &pixels, &output, &stream), UNAVAILABLE, "");
+    pixels.dtype = 9;
+    EXPECT(tilesight_enqueue_pixels(encoder, &pixels, &output, &stream), INVALID_ARGUMENT, "tilesight_dtype 9");
+    pixels.dtype = TILESIGHT_DTYPE_BF16;
+    pixels.padding = 2;
+    EXPECT(tilesight_enqueue_pixels(encoder, &pixels, &output, &stream), INVALID_ARGUMENT, "tilesight_padding 2");
+    EXPECT(tilesight_enqueue_pictures(encoder, NULL, 1, &output, &stream, NULL), INVALID_ARGUMENT, "pictures is null");
+    EXPECT(tilesight_enqueue_pictures(encoder, &bytes, 1, &output, &stream, NULL), UNAVAILABLE, "");
+    tilesight_encoder none = {0};
+    EXPECT(tilesight_enqueue_pictures(none, &bytes, 1, &output, &stream, NULL), INVALID_HANDLE, "no encoder");
+}
+
 static tilesight_encoder shared;
 static float *expected;
 static size_t expected_len;
@@ -271,6 +296,7 @@ int main(int argc, char **argv) {
     EXPECT(tilesight_describe(encoder, &description), OK, "");
     pictures(encoder);
     pixels(encoder);
+    streams(encoder);
     EXPECT(tilesight_close(encoder), OK, "");
     threads(argv[1]);
     free(picture);
