@@ -124,9 +124,14 @@ constexpr uint32_t ATTENTION_PARTIAL_EXTRA = 4;
 // Shared memory of a block of Hopper's flash_attention: all there is, for there is one block on a multiprocessor.
 constexpr uint32_t ATTENTION_HOPPER_SHARED_BYTES = 227 * 1024;
 
+// Element types of a checkpoint, and of pixels.
+constexpr uint32_t STORED_F32 = 0;
+constexpr uint32_t STORED_BF16 = 1;
+constexpr uint32_t STORED_FP16 = 2;
+
 // The batch of one launch, uploaded with its pixels.
 struct Batch {
-    const float* pixels;               // [tiles of the input, channels, s, s]
+    const void* pixels;                // [tiles of the input, channels, s, s]
     void* embeddings;                  // T [output rows, E], rows without gaps
     uint32_t num_tiles;                // computed tiles
     uint32_t num_patches;              // computed tiles times patches a tile
@@ -134,6 +139,7 @@ struct Batch {
     uint32_t num_attention_items[2];   // likewise
     uint32_t num_projected_rows;
     uint32_t num_projection_items;
+    uint32_t pixels_type;              // STORED_*
 };
 
 // patchify: pixels to patches.
@@ -385,11 +391,6 @@ struct ScatterEmbeddingsParams {
 };
 
 // Loading: weights from the type they are stored in to the form the kernels read.
-
-// Element types of a checkpoint.
-constexpr uint32_t STORED_F32 = 0;
-constexpr uint32_t STORED_BF16 = 1;
-constexpr uint32_t STORED_FP16 = 2;
 
 // place_weight: output[r, c] = input[r, column_start + c * column_step], converted to T. Rows come in groups
 // of group_len that are group_stride apart in the output, rows between groups are zeros; columns likewise: what a head

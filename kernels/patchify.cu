@@ -1,21 +1,24 @@
 // patches[(tile, r, c), (channel, y, x)] = pixels[source of tile, channel, r p + y, c p + x]; zeros for a tile of zeros.
 //
-// Shapes: pixels f32 [tiles of the input, channels, s, s]; patches T [tiles * g * g, channels * p * p].
+// Shapes: pixels in f32, bf16 or fp16 [tiles of the input, channels, s, s]; patches T [tiles * g * g, channels * p * p].
 // Launch: a warp a patch, 8 patches a block; grid ceil(patches / 8); no shared memory. Neighbouring warps take neighbouring
 // patches, so that the sectors their pixels share are read from DRAM once.
-// Precision: one rounding to T. Bytes: 4 a pixel read, 2 written. No arithmetic.
+// Precision: one rounding to T. Bytes: 4 a pixel read, or 2, and 2 written. No arithmetic.
 #include <stdint.h>
 #include <abi.h>
 #include <ptx.cuh>
+#include <stored.cuh>
 
 // What a lane stores at once: 32 lanes fill 128 bytes.
 constexpr uint32_t LANE_PIXELS = 2;
 
 // One patch of one tile.
 struct Patch {
-    const float* pixels;  // its first pixel; null in a tile of zeros
-    uint32_t side;        // p
-    uint32_t tile_size;   // s
+    const void* pixels;  // the batch'; null in a tile of zeros
+    uint32_t type;       // STORED_*
+    size_t first;        // its first pixel
+    uint32_t side;       // p
+    uint32_t tile_size;  // s
 };
 
 __device__ __forceinline__ float pixel(const Patch& patch, uint32_t column) {
@@ -25,7 +28,7 @@ __device__ __forceinline__ float pixel(const Patch& patch, uint32_t column) {
     const uint32_t line = column / patch.side;
     const uint32_t channel = line / patch.side;
     const size_t row = static_cast<size_t>(channel) * patch.tile_size + line % patch.side;
-    return patch.pixels[row * patch.tile_size + column % patch.side];
+    return stored_element(patch.pixels, patch.type, patch.first + row * patch.tile_size + column % patch.side);
 }
 
 __device__ __forceinline__ Patch find_patch(const PatchifyParams& params, uint32_t number) {
@@ -35,10 +38,11 @@ __device__ __forceinline__ Patch find_patch(const PatchifyParams& params, uint32
     const uint32_t x = within % params.grid_size * params.patch_size;
     const int32_t source = params.tiles[number / patches].pixels;
     if (source < 0) {
-        return {nullptr, params.patch_size, params.tile_size};
+        return {nullptr, STORED_F32, 0, params.patch_size, params.tile_size};
     }
     const size_t rows = static_cast<size_t>(source) * params.channels * params.tile_size + y;
-    return {params.batch->pixels + rows * params.tile_size + x, params.patch_size, params.tile_size};
+    const size_t first = rows * params.tile_size + x;
+    return {params.batch->pixels, params.batch->pixels_type, first, params.patch_size, params.tile_size};
 }
 
 template <class T>

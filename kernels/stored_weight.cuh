@@ -1,19 +1,6 @@
 // Weights as a checkpoint stores them, read by the kernels that run at load.
 #pragma once
-#include <abi.h>
-#include <ptx.cuh>
-
-// Element `index` of a matrix of stored type STORED_*.
-__device__ __forceinline__ float stored_element(const void* matrix, uint32_t stored, size_t index) {
-    switch (stored) {
-        case STORED_BF16:
-            return widen(static_cast<const Bf16*>(matrix)[index]);
-        case STORED_FP16:
-            return widen(static_cast<const Fp16*>(matrix)[index]);
-        default:
-            return static_cast<const float*>(matrix)[index];
-    }
-}
+#include <stored.cuh>
 
 // Rows or columns that come in groups of `len` and lie `stride` apart where they are put, padding after each group.
 struct Groups {

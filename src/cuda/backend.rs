@@ -119,7 +119,7 @@ impl CudaBackend {
             let (turn, slot) = (number % num_replicas, number / num_replicas % SLOTS);
             let (replica, waiting) = (&mut self.replicas[turn], &mut waiting[turn]);
             finish(replica, &mut waiting[slot], slot)?;
-            if !replica.has_room_for(batch) {
+            if !replica.has_room_for(&batch.shape) {
                 for (slot, waiting) in waiting.iter_mut().enumerate() {
                     finish(replica, waiting, slot)?;
                 }

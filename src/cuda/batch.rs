@@ -9,9 +9,10 @@ use bytemuck::Pod;
 
 use super::abi;
 use super::attention_groups::AttentionGroups;
-use super::ops::{Array, DeviceBatch};
+use super::ops::{Array, DeviceBatch, stored};
 use crate::config::EncoderConfig;
 use crate::cuda::driver::DeviceMemory;
+use crate::dtype::Dtype;
 use crate::plan::{
     ATTENTION_QUERIES, BatchShape, Capacity, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Plan, Rows,
     SequenceLayout, Stack, Target,
@@ -25,6 +26,26 @@ const _: () = assert!(Plan::MOMENTS_COLUMNS == abi::MOMENTS_COLUMNS as usize);
 
 /// Tables start at multiples of this many bytes.
 const ALIGNMENT: usize = 256;
+
+/// Where a batch' pixels and embeddings are on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) pixels: u64,
+    pub(crate) pixels_dtype: Dtype,
+    /// Tiles between the first tiles of two images; none where images lie one after another with the tiles that are read.
+    pub(crate) image_tiles: Option<usize>,
+    pub(crate) embeddings: u64,
+}
+
+impl Places {
+    /// Writes the places into a descriptor.
+    pub(super) fn write(&self, bytes: &mut [u8]) {
+        let mut head = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+        head(offset_of!(abi::Batch, pixels), &self.pixels.to_le_bytes());
+        head(offset_of!(abi::Batch, pixels_type), &stored(self.pixels_dtype).to_le_bytes());
+        head(offset_of!(abi::Batch, embeddings), &self.embeddings.to_le_bytes());
+    }
+}
 
 /// Where a capacity's tables lie.
 #[derive(Debug, Clone)]
@@ -93,22 +114,15 @@ impl BatchTables {
         }
     }
 
-    /// Writes the descriptor of `batch`, whose pixels and embeddings lie at these addresses of the GPU.
-    pub(super) fn write(
-        &self,
-        config: &EncoderConfig,
-        batch: &BatchShape,
-        [pixels, embeddings]: [u64; 2],
-        bytes: &mut [u8],
-    ) {
-        let lists = Lists::of(config, batch, self.target);
+    /// Writes the descriptor of `batch`, whose pixels and embeddings lie at these places.
+    pub(super) fn write(&self, config: &EncoderConfig, batch: &BatchShape, places: &Places, bytes: &mut [u8]) {
+        let lists = Lists::of(config, batch, places.image_tiles, self.target);
         let counts = Capacity::of(config, batch, self.target);
         assert!(self.capacity.covers(&counts), "a batch beyond the capacity of its plan");
         let bytes = &mut bytes[..self.bytes];
+        places.write(bytes);
         let mut head = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
         let number = |count: usize| (count as u32).to_le_bytes();
-        head(offset_of!(abi::Batch, pixels), &pixels.to_le_bytes());
-        head(offset_of!(abi::Batch, embeddings), &embeddings.to_le_bytes());
         head(offset_of!(abi::Batch, num_tiles), &number(lists.tiles.len()));
         head(offset_of!(abi::Batch, num_patches), &number(lists.tiles.len() * config.num_patches()));
         for stack in 0..2 {
@@ -202,7 +216,7 @@ struct Lists {
 }
 
 impl Lists {
-    fn of(config: &EncoderConfig, batch: &BatchShape, target: Target) -> Self {
+    fn of(config: &EncoderConfig, batch: &BatchShape, image_tiles: Option<usize>, target: Target) -> Self {
         let mut lists = Self::default();
         let tiling = target.attention_tiling(config);
         let mut groups: [AttentionGroups; 2] = Default::default();
@@ -219,7 +233,7 @@ impl Lists {
                 }
                 lists.weigh(stack, rows, first_row);
             }
-            first_pixels += image.num_input_tiles();
+            first_pixels += image_tiles.unwrap_or_else(|| image.num_input_tiles());
             first_output += image.num_output_tiles() * config.num_tokens();
         }
         lists.attention_groups = groups.map(|groups| groups.table(config.num_heads).0);

@@ -75,7 +75,7 @@ impl CudaBackend {
     /// # Errors
     /// [`CudaError`](crate::error::CudaError); batches under way are not affected, unless the GPU is lost.
     pub(crate) fn submit(&mut self, device: usize, batch: &Batch, embeddings: Vec<f32>) -> Result<Flight, Error> {
-        if !self.replicas[device].has_room_for(batch) {
+        if !self.replicas[device].has_room_for(&batch.shape) {
             self.land(device);
         }
         let slot = loop {
@@ -114,7 +114,15 @@ impl CudaBackend {
         (0..self.replicas.len()).for_each(|replica| self.land(replica));
     }
 
-    fn land(&mut self, replica: usize) {
+    /// The slots of a replica that no flight is in; where there are none, the oldest one's, which lands.
+    pub(super) fn free_slots(&mut self, replica: usize) -> Vec<usize> {
+        if (0..SLOTS).all(|slot| self.flights.is_taken(replica, slot)) {
+            self.land_oldest(replica);
+        }
+        (0..SLOTS).filter(|&slot| !self.flights.is_taken(replica, slot)).collect()
+    }
+
+    pub(super) fn land(&mut self, replica: usize) {
         while self.flights.oldest_in(replica).is_some() {
             self.land_oldest(replica);
         }

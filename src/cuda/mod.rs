@@ -11,6 +11,7 @@ pub(crate) mod check;
 mod cublas;
 #[expect(unsafe_code, reason = "calls of the driver")]
 mod driver;
+mod enqueue;
 pub mod fatbin;
 mod flights;
 mod lower;
@@ -27,6 +28,9 @@ mod tuning;
 mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
+pub(crate) use batch::Places;
+pub(crate) use driver::{Context, ForeignStream, require_memory};
+pub(crate) use enqueue::{Enqueued, Order};
 pub(crate) use flights::{Computed, Flight, another_encoder};
 pub(crate) use replica::SLOTS;
 pub(crate) use slot::GpuTimes;

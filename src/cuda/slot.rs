@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::BatchTables;
+use super::batch::{BatchTables, Places};
 use super::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -91,6 +91,8 @@ pub(super) struct Slot {
     clock: Clock,
     /// Elements of the batch' results; none while no batch is in flight.
     in_flight: Option<usize>,
+    /// Whether the last batch' results went elsewhere, so that nobody has waited for it yet.
+    is_passing: bool,
     /// What `pinned_tables` describes: the same batch shape again needs no new tables.
     described: Option<(Capacity, BatchShape)>,
 }
@@ -117,20 +119,25 @@ impl Slot {
             downloaded: Event::new(context)?,
             clock: Clock::new(context)?,
             in_flight: None,
+            is_passing: false,
             described: None,
         })
     }
 
-    /// Sends a batch' pixels and tables on their way; work that `streams.compute` gets next finds them.
+    /// Sends a batch' pixels and tables on their way; work that `streams.compute` gets next finds them. The embeddings go
+    /// to an address of the GPU, the slot's own or another.
     pub(super) fn upload(
         &mut self,
         config: &EncoderConfig,
         tables: &BatchTables,
-        batch: &Batch,
+        (batch, embeddings): (&Batch, u64),
         descriptor: &DeviceMemory,
         streams: &Streams,
     ) -> Result<(), CudaError> {
         assert!(self.in_flight.is_none(), "a slot was given a batch before the last one was taken from it");
+        if std::mem::take(&mut self.is_passing) {
+            self.computed.synchronize()?;
+        }
         self.clock.upload[0].record(&streams.upload)?;
         let mut offset = 0;
         for (image, pixels) in batch.shape.images.iter().zip(&batch.pixels) {
@@ -146,10 +153,12 @@ impl Slot {
         }
         self.clock.upload[1].record(&streams.upload)?;
         self.uploaded.record(&streams.upload)?;
-        if !self.describes(tables.capacity(), &batch.shape) {
+        let places = Places { embeddings, ..self.places() };
+        if self.describes(tables.capacity(), &batch.shape) {
+            places.write(self.pinned_tables.bytes_mut());
+        } else {
             self.described = None;
-            let addresses = [self.pixels.address(), self.embeddings.address()];
-            tables.write(config, &batch.shape, addresses, self.pinned_tables.bytes_mut());
+            tables.write(config, &batch.shape, &places, self.pinned_tables.bytes_mut());
             self.described = Some((*tables.capacity(), batch.shape.clone()));
         }
         // The descriptor has one place, which the batch before may still read: the compute stream keeps their order.
@@ -157,6 +166,16 @@ impl Slot {
         unsafe { self.pinned_tables.upload(0..tables.bytes, descriptor, 0, &streams.compute) }?;
         streams.compute.wait(&self.uploaded)?;
         self.clock.compute[0].record(&streams.compute)
+    }
+
+    /// Where the slot's own batches have their pixels and embeddings.
+    pub(super) fn places(&self) -> Places {
+        Places {
+            pixels: self.pixels.address(),
+            pixels_dtype: Dtype::F32,
+            image_tiles: None,
+            embeddings: self.embeddings.address(),
+        }
     }
 
     /// Whether the tables that were written last are those of this batch.
@@ -178,6 +197,12 @@ impl Slot {
         self.downloaded.record(&streams.download)?;
         self.in_flight = Some(len);
         Ok(())
+    }
+
+    /// Nobody will ask the slot for its batch, whose embeddings go elsewhere; the slot's next batch waits for it.
+    pub(super) fn pass(&mut self, streams: &Streams) -> Result<(), CudaError> {
+        self.is_passing = true;
+        self.computed.record(&streams.compute)
     }
 
     /// Waits for the results and hands their bytes over, with the times; none where no batch is in flight.
@@ -202,6 +227,7 @@ impl Slot {
     /// Forgets a batch in flight, after a failure; the GPU is idle.
     pub(super) fn abandon(&mut self) {
         self.in_flight = None;
+        self.is_passing = false;
         self.described = None;
     }
 }

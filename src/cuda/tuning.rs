@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use super::driver::{DeviceModel, list_devices};
 use super::fatbin;
 use super::ops;
+use crate::digest::Fields;
 use crate::plan::{Op, Plan, Step};
 
 /// How much faster a tiling must have been than those before it, whose tiles are larger and move less.
@@ -136,9 +137,9 @@ impl Tuning {
     fn open_in(folder: Option<&Path>, model: &DeviceModel, driver: String, build: String) -> Self {
         let gpu = format!("{}, {} multiprocessors", model.name, model.num_multiprocessors);
         let fresh = Kept { gpu, driver, build, choices: BTreeMap::new() };
-        let mut hasher = DefaultHasher::new();
-        (&fresh.gpu, &fresh.driver, &fresh.build).hash(&mut hasher);
-        let path = folder.map(|folder| folder.join(format!("tiles-{:016x}.json", hasher.finish())));
+        let mut fields = Fields::of("tiles");
+        [&fresh.gpu, &fresh.driver, &fresh.build].into_iter().for_each(|field| fields.add(field));
+        let path = folder.map(|folder| folder.join(format!("tiles-{:.16}.json", fields.finish().to_string())));
         let read = |path: &PathBuf| serde_json::from_slice::<Kept>(&fs::read(path).ok()?).ok();
         let same = |kept: &Kept| [&kept.gpu, &kept.driver, &kept.build] == [&fresh.gpu, &fresh.driver, &fresh.build];
         let kept = path.as_ref().and_then(read).filter(same).unwrap_or(fresh);

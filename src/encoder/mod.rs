@@ -3,6 +3,8 @@
 mod backend;
 mod builder;
 mod device;
+#[cfg(feature = "cuda-unversioned")]
+mod enqueue;
 mod identity;
 mod inputs;
 mod pixels;
@@ -19,6 +21,8 @@ use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, Se
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels, Tune};
+#[cfg(feature = "cuda-unversioned")]
+pub use enqueue::{DeviceEmbeddings, DevicePixels, Padding, RawStream};
 pub use identity::Identity;
 pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};

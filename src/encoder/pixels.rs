@@ -65,8 +65,8 @@ impl Encoder {
     pub(super) fn pixel_layouts<'a>(&self, pixels: &Pixels<'a>) -> Result<Vec<(SequenceLayout, &'a [f32])>> {
         let num_tiles = pixels.shape[2];
         let config = &self.config;
-        check_shape(pixels, config)?;
-        let aspect_ratios = self.aspect_ratios(pixels)?;
+        check_shape(&pixels.shape, Some(pixels.images.len()), config)?;
+        let aspect_ratios = self.aspect_ratios(&pixels.shape, pixels.aspect_ratio)?;
         require_finite(pixels.images)?;
         let image_len = num_tiles * config.tile_len();
         let layout = |(number, &aspect_ratio): (usize, &[usize; 2])| {
@@ -80,11 +80,11 @@ impl Encoder {
     }
 
     /// The aspect ratio of each image, by torchtune's rules.
-    fn aspect_ratios(&self, pixels: &Pixels) -> Result<Vec<[usize; 2]>> {
-        let [samples, images_each, num_tiles, ..] = pixels.shape;
+    pub(super) fn aspect_ratios(&self, shape: &[usize; 6], given: Option<&[[i64; 2]]>) -> Result<Vec<[usize; 2]>> {
+        let [samples, images_each, num_tiles, ..] = *shape;
         let num_images = samples * images_each;
         let max_num_tiles = self.config.max_num_tiles;
-        let Some(given) = pixels.aspect_ratio else {
+        let Some(given) = given else {
             if num_tiles > 1 {
                 return Err(InputError::NoAspectRatio { num_tiles }.into());
             }
@@ -107,18 +107,19 @@ impl Encoder {
     }
 }
 
-fn check_shape(pixels: &Pixels, config: &EncoderConfig) -> Result<()> {
-    for (name, size) in ["samples", "images", "tiles"].into_iter().zip(pixels.shape) {
+/// A pixel tensor must have the encoder's tiles, and `found` elements, where that is known.
+pub(super) fn check_shape(shape: &[usize; 6], found: Option<usize>, config: &EncoderConfig) -> Result<()> {
+    for (name, size) in ["samples", "images", "tiles"].into_iter().zip(*shape) {
         if size == 0 {
             return Err(InputError::Empty { name }.into());
         }
     }
     let (channels, side) = (config.in_channels, config.tile_size);
-    let len = pixels.shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
-    if pixels.shape[3..] != [channels, side, side] || len != Some(pixels.images.len()) {
-        let [b, i, t, ..] = pixels.shape;
+    let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+    if shape[3..] != [channels, side, side] || len.is_none_or(|len| found.is_some_and(|found| found != len)) {
+        let [b, i, t, ..] = shape;
         let expected = format!("[{b}, {i}, {t}, {channels}, {side}, {side}]");
-        return Err(InputError::Shape { tensor: "images", expected, found: pixels.shape.to_vec() }.into());
+        return Err(InputError::Shape { tensor: "images", expected, found: shape.to_vec() }.into());
     }
     Ok(())
 }

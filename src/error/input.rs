@@ -100,6 +100,28 @@ pub enum InputError {
         /// The flat index of the first such element.
         index: usize,
     },
+    /// A handle of the driver's is not what it should be.
+    #[error("the {name} cannot be used: {reason}")]
+    Handle {
+        /// What it is a handle of.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Memory that was handed over is not where it should be.
+    #[error("{name}: {bytes} bytes at {address:#x} must be memory of GPU {ordinal}, found {found}")]
+    DeviceMemory {
+        /// What the memory is to hold.
+        name: &'static str,
+        /// Its address.
+        address: u64,
+        /// The bytes that are needed.
+        bytes: u64,
+        /// The GPU's number.
+        ordinal: usize,
+        /// What is there.
+        found: String,
+    },
     /// An option names something this build or device cannot do.
     #[error("{option} {found} is not available: {reason}")]
     Unavailable {

@@ -80,8 +80,7 @@ impl Target {
     }
 
     /// The same with attention's rows divided otherwise, in the form that has groups of queries. Results have other bits.
-    #[cfg(feature = "cuda-unversioned")]
-    pub(crate) const fn with_attention(self, tiling: AttentionTiling) -> Self {
+    pub const fn with_attention(self, tiling: AttentionTiling) -> Self {
         Self { attention: Some(tiling), ..self }
     }
 

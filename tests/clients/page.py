@@ -146,6 +146,10 @@ def check_pointer(browser, answer):
     browser.wait_for(f"document.querySelector('#patch').textContent.includes('row {token} of the embeddings')")
     frames = "document.querySelectorAll('svg rect[visibility=visible]').length"
     assert browser.evaluate(frames) == 2
+    browser.evaluate("document.querySelector('#picture .canvas').focus()")
+    browser.press("ArrowLeft")
+    browser.wait_for(f"document.querySelector('#patch').textContent.includes('row {token - 1} of the embeddings')")
+    browser.evaluate("document.activeElement.blur()")
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
     assert browser.evaluate(frames) == 0
 
@@ -209,22 +213,27 @@ def main(browser):
     browser.press("v")
     assert not browser.evaluate("document.querySelector('#components img').checkVisibility()")
 
-    # Something that is no picture: the server's own words, and the next picture is shown again.
+    # What the encoder does not take, which a browser may even show: the server's own words, and no figures.
     assert not browser.console, browser.console
-    broken = pathlib.Path(folder, "broken.png")
-    broken.write_bytes(b"no picture")
-    browser.choose("#file", broken)
-    browser.wait_for(FAILED)
-    words = browser.evaluate("document.querySelector('#failure').textContent")
-    try:
-        Answer(origin, broken.read_bytes())
-        raise AssertionError("the server took what is no picture")
-    except urllib.error.HTTPError as error:
-        assert words == f"{error.code}: {json.loads(error.read())['error']}" and error.code == 415, words
-    assert not browser.evaluate("document.querySelector('#figures').checkVisibility()")
-    browser.screenshot(f"{folder}/failed.png")
-    # The browser itself notes every status from 400 on.
-    assert len(browser.console) == 1 and "415" in browser.console.pop(), browser.console
+    gif = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+    for name, content in [("broken.png", b"no picture"), ("picture.gif", gif)]:
+        file = pathlib.Path(folder, name)
+        file.write_bytes(content)
+        browser.choose("#file", file)
+        browser.wait_for(FAILED)
+        words = browser.evaluate("document.querySelector('#failure').textContent")
+        try:
+            Answer(origin, content)
+            raise AssertionError(f"the server took {name}")
+        except urllib.error.HTTPError as error:
+            assert words == f"{error.code}: {json.loads(error.read())['error']}" and error.code == 415, words
+        # Time for a picture that comes too late to be shown.
+        browser.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+        assert not browser.evaluate("document.querySelector('#figures').checkVisibility()")
+        assert not browser.evaluate("document.querySelector('#progress').checkVisibility()")
+        browser.screenshot(f"{folder}/failed.png")
+        # The browser itself notes every status from 400 on.
+        assert len(browser.console) == 1 and "415" in browser.console.pop(), browser.console
 
     forget(browser)
     drop(browser, jpeg)
@@ -232,6 +241,11 @@ def main(browser):
     check_shown(browser, jpeg_answer)
     assert not browser.evaluate(FAILED)
     browser.screenshot(f"{folder}/dropped.png")
+
+    # The next picture takes the place of one that is under way.
+    browser.choose("#file", picture)
+    browser.choose("#file", jpeg)
+    check_shown(browser, jpeg_answer)
 
     turned = read(jpeg)[:2] + EXIF + read(jpeg)[2:]
     as_it_is = draw(browser)

@@ -85,6 +85,7 @@ pub(super) fn batch_with_items(
     counts.chunks_exact_mut(size_of::<u32>()).for_each(|place| place.copy_from_slice(&rows.to_le_bytes()));
     let items = (items as u32).to_le_bytes();
     bytes[offset_of!(abi::Batch, num_projection_items)..][..items.len()].copy_from_slice(&items);
+    bytes[offset_of!(abi::Batch, pixels_type)..][..items.len()].copy_from_slice(&abi::STORED_F32.to_le_bytes());
     bench.upload(&bytes)
 }
 

@@ -172,6 +172,10 @@ impl Context {
         if check("cuMemGetInfo", status).is_ok() { free as u64 } else { 0 }
     }
 
+    pub(super) fn handle(&self) -> sys::CUcontext {
+        self.handle
+    }
+
     /// The GPU's number.
     pub(crate) fn ordinal(&self) -> usize {
         self.ordinal

@@ -4,6 +4,7 @@
 //! need it current make it so themselves.
 
 mod context;
+mod foreign;
 mod graph;
 mod memory;
 mod module;
@@ -14,6 +15,7 @@ use cudarc::driver::sys::CUresult;
 
 use crate::error::CudaError;
 pub(crate) use context::{Context, DeviceModel, list_devices};
+pub(crate) use foreign::{ForeignStream, require_memory};
 pub(crate) use graph::Graph;
 pub(crate) use memory::{DeviceMemory, PinnedMemory};
 pub(crate) use module::{Function, Module};

@@ -102,6 +102,10 @@ impl Event {
         Ok(Self { handle, context: context.clone() })
     }
 
+    pub(super) fn handle(&self) -> sys::CUevent {
+        self.handle
+    }
+
     /// Marks the end of the work given to `stream` so far.
     pub(crate) fn record(&self, stream: &Stream) -> Result<(), CudaError> {
         // SAFETY: both live.

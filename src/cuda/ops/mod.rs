@@ -36,7 +36,7 @@ pub(crate) use layer_norm_linear::LayerNormLinear;
 pub(crate) use linear_residual::LinearResidual;
 pub(crate) use patch_embedding::PatchEmbedding;
 pub(crate) use patchify::Patchify;
-pub(crate) use place_weight::{Groups, PlaceWeight};
+pub(crate) use place_weight::{Groups, PlaceWeight, stored};
 pub(crate) use projection::Projection;
 pub(crate) use scatter_embeddings::ScatterEmbeddings;
 pub(crate) use sm90::flash_attention::{

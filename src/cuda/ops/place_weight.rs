@@ -25,7 +25,7 @@ impl Groups {
 }
 
 /// The name of an element type in the contract.
-pub(super) fn stored(dtype: Dtype) -> u32 {
+pub(crate) fn stored(dtype: Dtype) -> u32 {
     match dtype {
         Dtype::F32 => abi::STORED_F32,
         Dtype::Bf16 => abi::STORED_BF16,

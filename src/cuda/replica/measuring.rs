@@ -155,7 +155,7 @@ impl Replica {
         let tables = BatchTables::new(plan.capacity, plan.target);
         let mut bytes = vec![0; tables.bytes];
         let slot = &self.slots[0];
-        tables.write(&self.config, shape, [slot.pixels.address(), slot.embeddings.address()], &mut bytes);
+        tables.write(&self.config, shape, &slot.places(), &mut bytes);
         self.descriptor.write(0, &bytes, &self.streams.compute)?;
         Ok(tables)
     }

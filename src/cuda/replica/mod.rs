@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::batch::BatchTables;
 use super::cublas::Cublas;
 use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
+use super::enqueue::{Enqueued, Order, Ring};
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
 use super::slot::{GpuTimes, Slot, Streams};
@@ -40,6 +41,8 @@ struct Recorded {
 pub(super) struct Replica {
     recorded: Vec<Recorded>,
     slots: Vec<Slot>,
+    /// For callers' streams, from the first on.
+    ring: Option<Ring>,
     /// Buffers of the plan.
     arena: DeviceMemory,
     /// The batch descriptor.
@@ -87,6 +90,7 @@ impl Replica {
         Ok(Self {
             recorded: Vec::new(),
             slots,
+            ring: None,
             arena,
             descriptor,
             capacity: *capacity,
@@ -116,6 +120,10 @@ impl Replica {
             Form::Cublas => format!("{name}, {}", driver_version()),
             Form::Cpu | Form::Portable | Form::Hopper => format!("{major}.{minor}"),
         }
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
     }
 
     pub(super) fn is_simulated(&self) -> bool {
@@ -176,28 +184,91 @@ impl Replica {
         self.context.bind()?;
         let capacity = self.capacity_for(&batch.shape);
         self.reserve(&capacity)?;
-        let recorded = self.record(capacity, batch)?;
-        let recorded = &self.recorded[recorded];
+        let recorded = self.record(capacity, &batch.shape)?;
+        let embeddings = self.slots[slot].embeddings.address();
+        let tables = &self.recorded[recorded].tables;
+        self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
+        self.launch(recorded)?;
         let slot = &mut self.slots[slot];
-        slot.upload(&self.config, &recorded.tables, batch, &self.descriptor, &self.streams)?;
-        // SAFETY: the graph names weights, arena and descriptor, which live as long as it does; pixels and embeddings
-        // are named by the descriptor that was sent before, and belong to the slot.
-        #[expect(unsafe_code, reason = "a recorded graph's memory is this struct's to keep")]
-        unsafe { recorded.graph.launch(&self.streams.compute) }?;
         let len = batch.shape.num_output_tiles() * self.config.num_tokens() * self.config.decoder_embed_dim;
         slot.download(len, self.target.precision.activations, &self.streams)?;
         Ok(())
     }
 
+    /// Launches a graph for the batch whose descriptor was sent last.
+    fn launch(&self, recorded: usize) -> Result<(), CudaError> {
+        // SAFETY: the graph names weights, arena and descriptor, which live as long as it does; pixels and embeddings
+        // are named by the descriptor that was sent before, and belong to a slot or to a caller who has promised them.
+        #[expect(unsafe_code, reason = "a recorded graph's memory is this struct's to keep")]
+        unsafe {
+            self.recorded[recorded].graph.launch(&self.streams.compute)
+        }
+    }
+
+    /// Gives batches of these shapes to the compute stream, between what the caller's stream was given before and after;
+    /// `send` sends the graph of a number and, before it, the descriptor of the batch of another. What may have to be made
+    /// for them is made before the caller's stream is touched.
+    pub(super) fn pass<'s>(
+        &mut self,
+        shapes: impl Iterator<Item = &'s BatchShape> + Clone,
+        order: &Order,
+        mut send: impl FnMut(&mut Self, usize, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.context.bind()?;
+        for shape in shapes.clone() {
+            let capacity = self.capacity_for(shape);
+            self.reserve(&capacity)?;
+            self.record(capacity, shape)?;
+        }
+        if self.ring.is_none() {
+            let bytes = BatchTables::new(self.capacity, self.target).bytes;
+            self.ring = Some(Ring::new(&self.context, bytes)?);
+        }
+        self.ring().enter(order, &self.streams.compute)?;
+        for (index, shape) in shapes.enumerate() {
+            let recorded = self.record(self.capacity_for(shape), shape)?;
+            send(self, recorded, index)?;
+        }
+        self.ring().leave(order, &self.streams.compute)
+    }
+
+    fn ring(&self) -> &Ring {
+        let Some(ring) = &self.ring else { unreachable!("made before the first batch passes") };
+        ring
+    }
+
+    /// Computes a batch whose pixels are on the GPU.
+    pub(super) fn compute_there(&mut self, recorded: usize, batch: &Enqueued) -> Result<(), Error> {
+        let Self { ring: Some(ring), recorded: all, config, descriptor, streams, .. } = self else {
+            unreachable!("made before the first batch passes")
+        };
+        ring.describe(config, &all[recorded].tables, batch, descriptor, &streams.compute)?;
+        Ok(self.launch(recorded)?)
+    }
+
+    /// Computes a batch whose pixels go by a slot, and whose embeddings to an address of the caller's.
+    pub(super) fn compute_by(
+        &mut self,
+        slot: usize,
+        recorded: usize,
+        batch: &Batch,
+        embeddings: u64,
+    ) -> Result<(), Error> {
+        let tables = &self.recorded[recorded].tables;
+        self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
+        self.launch(recorded)?;
+        Ok(self.slots[slot].pass(&self.streams)?)
+    }
+
     /// The number of the graph for `capacity`, recorded now if it is the first time.
-    fn record(&mut self, capacity: Capacity, batch: &Batch) -> Result<usize, Error> {
+    fn record(&mut self, capacity: Capacity, shape: &BatchShape) -> Result<usize, Error> {
         self.num_uses += 1;
         let known = self.recorded.iter().position(|recorded| *recorded.tables.capacity() == capacity);
         if let Some(known) = known {
             self.recorded[known].last_use = self.num_uses;
             return Ok(known);
         }
-        let plan = Plan::with_capacity(&self.config, &batch.shape, capacity, self.target)?;
+        let plan = Plan::with_capacity(&self.config, shape, capacity, self.target)?;
         self.reserve_arena(plan.arena_bytes)?;
         let tables = BatchTables::new(capacity, self.target);
         let graph = {
@@ -221,7 +292,8 @@ impl Replica {
         self.reserve(&plan.capacity)?;
         self.reserve_arena(plan.arena_bytes)?;
         let tables = BatchTables::new(plan.capacity, self.target);
-        self.slots[0].upload(&self.config, &tables, batch, &self.descriptor, &self.streams)?;
+        let embeddings = self.slots[0].embeddings.address();
+        self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
         let lowering = self.lowering(&plan, &tables);
         for step in &plan.steps {
             lowering.step(step)?;
@@ -255,6 +327,7 @@ impl Replica {
         assert!(self.slots.iter().all(Slot::is_free), "memory cannot grow under a batch in flight");
         let capacity = self.capacity.union(capacity);
         self.forget_graphs()?;
+        self.ring = None;
         (self.slots, self.descriptor) = rooms(&self.context, &self.config, &capacity, self.target)?;
         self.capacity = capacity;
         Ok(())
@@ -276,7 +349,7 @@ impl Replica {
         Ok(())
     }
 
-    fn require_usable(&self) -> Result<(), Error> {
+    pub(super) fn require_usable(&self) -> Result<(), Error> {
         match &self.lost {
             Some(cause) => Err(CudaError::Lost { cause: cause.clone() }.into()),
             None => Ok(()),
@@ -286,9 +359,17 @@ impl Replica {
     /// After a failure nothing may be under way any more: the next batch starts from a clean state, or learns why not. The
     /// batch in slot `slot` has failed; another's results are whole once everything could be waited for.
     fn after<T>(&mut self, slot: usize, result: Result<T, Error>) -> Result<T, Error> {
+        let result = self.note(result);
+        if result.is_err() {
+            self.slots[slot].abandon();
+        }
+        result
+    }
+
+    /// After a failure everything is waited for, and what is lost is remembered.
+    pub(super) fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &result {
             self.settle();
-            self.slots[slot].abandon();
             if let Error::Cuda(cause) = error
                 && cause.is_fatal()
             {
@@ -311,8 +392,8 @@ impl Replica {
     }
 
     /// Whether a batch can start while another is in flight: growing memory for it has to wait.
-    pub(super) fn has_room_for(&self, batch: &Batch) -> bool {
-        self.capacity.covers(&self.capacity_for(&batch.shape))
+    pub(super) fn has_room_for(&self, shape: &BatchShape) -> bool {
+        self.capacity.covers(&self.capacity_for(shape))
     }
 
     /// The capacity of the graph that a batch takes.

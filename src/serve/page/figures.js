@@ -61,37 +61,48 @@ export function paint(canvas, geometry, colors) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/// Frames the patch under the pointer in all figures, and tells which it is; tells null when there is none.
-export function followPointer(figures, geometry, tell) {
+/// Frames a patch in all figures, the one under the pointer or where the arrow keys lead, and tells which it is; tells
+/// null when there is none.
+export function followPatches(figures, geometry, tell) {
   const frames = figures.map((figure) => {
-    const svg = figure.querySelector("svg");
     const frame = document.createElementNS(SVG, "rect");
     frame.setAttribute("visibility", "hidden");
-    svg.append(frame);
-    return { svg, frame };
+    figure.querySelector("svg").append(frame);
+    return frame;
   });
   const { rows, columns } = sizes(geometry);
   const { across, patches } = geometry;
   const [width, height] = [100 / columns, 100 / rows];
-  for (const { svg } of frames) {
-    svg.onpointermove = svg.onpointerdown = (event) => {
-      const box = svg.getBoundingClientRect();
-      const at = (offset, length, count) => Math.min(count - 1, Math.max(0, Math.floor((offset / length) * count)));
-      const column = at(event.clientX - box.left, box.width, columns);
-      const row = at(event.clientY - box.top, box.height, rows);
-      for (const { frame } of frames) {
-        const place = { x: column * width, y: row * height, width, height };
-        Object.entries(place).forEach(([key, value]) => frame.setAttribute(key, `${value}%`));
-        frame.setAttribute("visibility", "visible");
-      }
-      const number = Math.floor(row / patches) * across + Math.floor(column / patches);
-      const [inRow, inColumn] = [row % patches, column % patches];
-      // The class token stands before the patches of each tile.
-      const token = number * (patches ** 2 + 1) + 1 + inRow * patches + inColumn;
-      tell({ tile: number, row: inRow, column: inColumn, token });
+  let [row, column] = [0, 0];
+  const go = (toRow, toColumn) => {
+    row = Math.min(rows - 1, Math.max(0, toRow));
+    column = Math.min(columns - 1, Math.max(0, toColumn));
+    for (const frame of frames) {
+      const place = { x: column * width, y: row * height, width, height };
+      Object.entries(place).forEach(([key, value]) => frame.setAttribute(key, `${value}%`));
+      frame.setAttribute("visibility", "visible");
+    }
+    const tile = Math.floor(row / patches) * across + Math.floor(column / patches);
+    const [inRow, inColumn] = [row % patches, column % patches];
+    // The class token stands before the patches of each tile.
+    const token = tile * (patches ** 2 + 1) + 1 + inRow * patches + inColumn;
+    tell({ tile, row: inRow, column: inColumn, token });
+  };
+  for (const figure of figures) {
+    const canvas = figure.querySelector(".canvas");
+    canvas.onpointermove = canvas.onpointerdown = ({ clientX, clientY }) => {
+      const box = canvas.querySelector("svg").getBoundingClientRect();
+      const at = (offset, length, count) => Math.floor((offset / length) * count);
+      go(at(clientY - box.top, box.height, rows), at(clientX - box.left, box.width, columns));
     };
-    svg.onpointerleave = () => {
-      frames.forEach(({ frame }) => frame.setAttribute("visibility", "hidden"));
+    canvas.onkeydown = (event) => {
+      const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      go(row + step[0], column + step[1]);
+    };
+    canvas.onpointerleave = canvas.onblur = () => {
+      frames.forEach((frame) => frame.setAttribute("visibility", "hidden"));
       tell(null);
     };
   }

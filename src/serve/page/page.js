@@ -1,13 +1,14 @@
 // The page: a picture goes to POST /v1/encode, and everything that is shown is in the answer.
 
 import { geometryOf, readFile, refusal, serverTiming } from "./answer.js";
-import { followPointer, layOut, paint, showAlone } from "./figures.js";
+import { followPatches, layOut, paint, showAlone } from "./figures.js";
 
 const byId = (id) => document.getElementById(id);
 const figures = [byId("picture"), byId("components")];
 const images = figures.map((figure) => figure.querySelector("img"));
 const components = figures[1].querySelector("canvas");
 
+const HINT = byId("patch").textContent;
 const POLL_MS = 3000;
 const MEANINGS = {
   receive: "the picture arrives",
@@ -45,7 +46,8 @@ async function show(file) {
   } catch (error) {
     if (mine !== current) return;
     end(mine);
-    byId("figures").hidden = true;
+    current = null;
+    byId("figures").hidden = byId("progress").hidden = true;
     byId("failure").textContent = error.message;
     byId("failure").hidden = false;
   } finally {
@@ -55,10 +57,9 @@ async function show(file) {
 }
 
 function end(shown) {
-  if (!shown) return;
-  shown.abort.abort();
-  shown.worker?.terminate();
-  URL.revokeObjectURL(shown.url);
+  shown?.abort.abort();
+  shown?.worker?.terminate();
+  if (shown) URL.revokeObjectURL(shown.url);
 }
 
 /// The picture as soon as the browser has read it; its tiles are not known before the answer.
@@ -115,10 +116,10 @@ function showGeometry(file) {
   for (const figure of figures) layOut(figure, geometry);
   // Pillow's way lays a picture over white; torchtune's takes the colours beneath transparency, which no browser shows.
   for (const image of images) image.style.backgroundColor = file.metadata.preprocess === "pil" ? "white" : "";
-  followPointer(figures, geometry, (patch) => {
+  followPatches(figures, geometry, (patch) => {
     byId("patch").textContent = patch
       ? `Tile ${patch.tile + 1}, patch ${patch.column + 1} in row ${patch.row + 1}: row ${patch.token} of the embeddings.`
-      : "Point at a patch to find its row.";
+      : HINT;
   });
   const count = down * across;
   const fill = width === across * tile && height === down * tile ? "which it fills" : "the rest is padding";
@@ -129,11 +130,12 @@ function showGeometry(file) {
 
 function showTiming({ buffer, stages, firstByte, transfer }) {
   const inServer = stages.reduce((sum, { ms }) => sum + ms, 0);
-  const speed = buffer.byteLength / 1e3 / Math.max(transfer, 0.001);
+  // Of less than a megabyte a browser's clock cannot tell.
+  const speed = buffer.byteLength > 1e6 ? `, ${(buffer.byteLength / 1e3 / Math.max(transfer, 0.1)).toFixed(0)} MB/s` : "";
   const parts = [
     ...stages,
     { name: "between", ms: Math.max(0, firstByte - inServer) },
-    { name: "transfer", ms: transfer, meaning: `${bytes(buffer.byteLength)} of embeddings, ${speed.toFixed(0)} MB/s` },
+    { name: "transfer", ms: transfer, meaning: `${bytes(buffer.byteLength)} of embeddings${speed}` },
   ];
   byId("total").value = `${milliseconds(firstByte + transfer)} round trip`;
   byId("total").dataset.ms = firstByte + transfer;
@@ -180,7 +182,9 @@ async function showComponents(mine, { file, buffer }) {
 
 /// What the model is; the protocol tells some, the first answer the rest.
 async function showModel(metadata) {
-  const model = await (await fetch("v2/models/tilesight")).json();
+  const model = await fetch("v2/models/tilesight").then((answer) => answer.json(), () => null);
+  // Then the state says that the server cannot be reached.
+  if (!model) return;
   const [, , channels, side] = model.inputs.find(({ name }) => name === "pixels").shape;
   const width = model.outputs.find(({ name }) => name === "embeddings").shape[1];
   const facts = {
@@ -268,4 +272,4 @@ byId("shell").textContent =
   `curl --data-binary @photo.jpg ${new URL("v1/encode", location.href)} --output embeddings.safetensors`;
 document.body.classList.add("first");
 watch();
-showModel().catch(() => {});
+showModel();

@@ -11,7 +11,7 @@ use crate::driver::{Status, Until};
 const HANDLE: usize = 0x50 << 40 | 1 << 8;
 
 /// `CUcontext` of a device's primary context, or null.
-fn handle(device: Option<usize>) -> usize {
+pub(super) fn handle(device: Option<usize>) -> usize {
     device.map_or(0, |device| HANDLE | device)
 }
 

@@ -1,6 +1,6 @@
 //! Device memory, pinned memory, copies and fills.
 
-use std::ffi::{c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 
 use super::{Out, exports, put};
 use crate::driver::memory::{Place, Range, Space};
@@ -12,6 +12,12 @@ use crate::driver::{Status, Until};
 
 /// `CU_MEMHOSTALLOC_PORTABLE`, `_DEVICEMAP`, `_WRITECOMBINED`: none makes a difference here.
 const HOST_ALLOC_FLAGS: c_uint = 1 | 2 | 4;
+
+/// `CU_POINTER_ATTRIBUTE_MEMORY_TYPE` and `_DEVICE_ORDINAL`, and of the first `CU_MEMORYTYPE_HOST` and `_DEVICE`.
+const MEMORY_TYPE: c_int = 2;
+const DEVICE_ORDINAL: c_int = 9;
+const TYPE_HOST: c_int = 1;
+const TYPE_DEVICE: c_int = 2;
 
 /// What a copy has on the host's side.
 enum Host {
@@ -209,5 +215,23 @@ exports! {
     /// Words.
     fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: usize) |driver| {
         driver.fill(stream, to, &value.to_ne_bytes(), count)
+    }
+
+    /// Whose memory an address is in: its kind, and the ordinal of its device.
+    fn cuPointerGetAttribute(value: *mut c_void, attribute: c_int, address: u64) |driver| {
+        driver.current()?;
+        let Place::Live(space, _) = driver.memory.place(address) else { return Err(Status::ERROR_INVALID_VALUE) };
+        let found = match (attribute, space) {
+            (MEMORY_TYPE, Space::Device(_)) => TYPE_DEVICE,
+            (MEMORY_TYPE, Space::Pinned(_)) => TYPE_HOST,
+            (DEVICE_ORDINAL, Space::Device(ordinal) | Space::Pinned(ordinal)) => ordinal as c_int,
+            _ => return Err(unsupported("another attribute of a pointer")),
+        };
+        if value.is_null() {
+            return Err(Status::ERROR_INVALID_VALUE);
+        }
+        // SAFETY: not null, and an integer's by the manual.
+        unsafe { value.cast::<c_int>().write(found) };
+        Ok(())
     }
 }

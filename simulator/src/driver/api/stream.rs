@@ -155,4 +155,11 @@ exports! {
         };
         put(status, found)
     }
+
+    /// The context of its device; of a default stream the current one.
+    fn cuStreamGetCtx(stream: usize, context: Out<'_, usize>) |driver| {
+        let current = driver.current()?;
+        let device = if stream <= 1 { current } else { driver.created(stream)?.device };
+        put(context, super::context::handle(Some(device)))
+    }
 }
