@@ -17,7 +17,9 @@ use server::grpc::inference::model_infer_request::{InferInputTensor, InferReques
 use server::grpc::inference::*;
 use server::grpc::{Client, RawClient, SERVICE, framed};
 use server::{Server, wait_until};
+use tilesight::checkpoint::{NameFormat, RandomWeights};
 use tilesight::image::{Image, Limits};
+use tilesight::{Dtype, EncoderConfig};
 use tonic::{Code, Request, Status};
 
 fn picture(name: &str) -> Vec<u8> {
@@ -240,23 +242,16 @@ fn pixels_come_back_as_the_librarys_embeddings() {
     }
 }
 
-/// A request to the demo model with so many images of one tile, and their values.
-fn demo_request(tiles: usize) -> (ModelInferRequest, Vec<f32>) {
-    let values = common::noise(tiles * 3 * 224 * 224, 5);
-    let request = raw_request(vec![
-        (input("pixels", "FP32", &[tiles as i64, 1, 3, 224, 224]), bytes_of(&values)),
-        (input("aspect_ratio", "INT64", &[tiles as i64, 2]), integers(&vec![1; 2 * tiles])),
-    ]);
-    (request, values)
-}
-
 #[test]
 fn an_answer_holds_its_place_until_it_has_left() {
     let server = Server::spawn(&["--device", "cpu"], &[]);
     server.wait_until_ready();
     let client = RawClient::connect(server.grpc);
     let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
-    call.send(&framed(&demo_request(2).0.encode_to_vec()), true);
+    let values = bytes_of(&common::noise(2 * 3 * 224 * 224, 5));
+    let ratios = (input("aspect_ratio", "INT64", &[2, 2]), integers(&[1; 4]));
+    let request = raw_request(vec![(input("pixels", "FP32", &[2, 1, 3, 224, 224]), values), ratios]);
+    call.send(&framed(&request.encode_to_vec()), true);
     let answer = call.head();
     // A client of HTTP/2 says how much it takes: nothing but the first 65,535 bytes so far.
     assert_eq!(server.metric("tilesight_requests"), 1.0);
@@ -267,17 +262,33 @@ fn an_answer_holds_its_place_until_it_has_left() {
 }
 
 #[test]
-fn an_answer_may_be_larger_than_grpcs_own_limit() {
-    let server = Server::spawn(&["--device", "cpu"], &[]);
+fn an_answer_may_have_the_size_of_a_large_models() {
+    let config = EncoderConfig {
+        num_heads: 1,
+        clip_embed_dim: 16,
+        clip_num_layers: 1,
+        clip_hidden_states: vec![],
+        num_layers_projection: 1,
+        decoder_embed_dim: 8192,
+        ..common::tiny_config()
+    };
+    let model = tempfile::tempdir().unwrap();
+    let weights = RandomWeights::new(&config, Dtype::Bf16, 1).unwrap();
+    weights.write(model.path(), NameFormat::Torchtune, &|_, _| {}).unwrap();
+    let server = Server::spawn(&["--device", "cpu", "--model", &model.path().display().to_string()], &[]);
     server.wait_until_ready();
     let client = Client::connect(server.grpc);
-    let tiles = 9;
-    let (request, values) = demo_request(tiles);
+    let images = 160;
+    let values = common::noise(images * 4 * config.tile_len(), 5);
+    let request = raw_request(vec![
+        (input("pixels", "FP32", &[images as i64, 4, 3, 28, 28]), bytes_of(&values)),
+        (input("aspect_ratio", "INT64", &[images as i64, 2]), integers(&vec![2; 2 * images])),
+    ]);
     let response = infer(&client, request).unwrap();
-    let mut encoder = on_cpu().demo().build().unwrap();
-    let case = common::Case::new(values, [1, tiles, 1, 3, 224, 224], Some(vec![[1, 1]; tiles]));
+    let mut encoder = on_cpu().model(model.path()).build().unwrap();
+    let case = common::Case::new(values, [1, images, 4, 3, 28, 28], Some(vec![[2, 2]; images]));
     let expected = encoder.encode_pixels(&case.pixels()).unwrap().embeddings;
-    assert!(response.raw_output_contents[0].len() > 4 << 20);
+    assert!(response.raw_output_contents[0].len() > 100_000_000);
     assert!(response.raw_output_contents[0] == bytes_of(&expected));
 }
 

@@ -24,8 +24,8 @@ LOADS = {
     "HTTP": ["-i", "http", "-u", http_address, "--concurrency-range", "1:4"],
     "gRPC": ["-i", "grpc", "-u", grpc_address, "--concurrency-range", "1:4"],
     "gRPC, streams": ["-i", "grpc", "-u", grpc_address, "--streaming", "--concurrency-range", "4"],
-    "HTTP, Poisson": ["-i", "http", "-u", http_address, "--request-rate-range", "50", "--request-distribution", "poisson"],
-    "gRPC, Poisson": ["-i", "grpc", "-u", grpc_address, "--request-rate-range", "50", "--request-distribution", "poisson"],
+    "HTTP, Poisson": ["-i", "http", "-u", http_address, "--request-rate-range", "200", "--request-distribution", "poisson"],
+    "gRPC, Poisson": ["-i", "grpc", "-u", grpc_address, "--request-rate-range", "200", "--request-distribution", "poisson"],
 }
 
 
