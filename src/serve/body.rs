@@ -61,12 +61,28 @@ pub(super) struct Pieces {
     pub(super) _place: Arc<Place>,
 }
 
+/// A piece on its way through the connection's buffers, in which it stays after the body has ended.
+struct Kept {
+    piece: Bytes,
+    _place: Arc<Place>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
+}
+
 impl HttpBody for Pieces {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+        let piece = self.pieces.pop_front();
+        Poll::Ready(piece.map(|piece| {
+            let kept = Kept { piece, _place: self._place.clone() };
+            Ok(Frame::data(Bytes::from_owner(kept)))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,6 +6,7 @@
 //! ```
 
 mod body;
+mod connection;
 mod health;
 mod infer;
 mod metrics;
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -29,6 +29,7 @@ use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
+pub use connection::Connections;
 use metrics::Metrics;
 use service::Service;
 
@@ -37,6 +38,8 @@ use service::Service;
 pub struct Options {
     /// The address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// What connections may take.
+    pub connections: Connections,
     /// Requests between their first byte and the last byte of their answer.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
@@ -111,12 +114,8 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAdd
     let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(refuse)?;
     let address = listener.local_addr()?;
     let service = Arc::new(service(encoder, options)?);
-    // Without it, answers wait for the client's delayed acknowledgements.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let (close, closed) = oneshot::channel::<()>();
-    let connections =
-        axum::serve(listener, router(service.clone())).with_graceful_shutdown(async { drop(closed.await) });
-    let connections = tokio::spawn(connections.into_future());
+    let (close, closed) = oneshot::channel();
+    let connections = tokio::spawn(connection::serve(listener, router(service.clone()), options.connections, closed));
     started(address);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {
