@@ -142,14 +142,15 @@ fn an_answer_that_nobody_takes_gives_its_place_back() {
         stuck.write_all(&request).unwrap();
         wait_until("the request", || server.metric("tilesight_requests") == 1.0);
         assert_eq!(server.post("/v1/encode", &[], &picture()).status, 429, "the place is taken");
-        assert!(server.metric("tilesight_held_bytes") > large_answer() as f64);
+        wait_until("its body", || server.metric("tilesight_held_bytes") > large_answer() as f64);
         wait_until("its end", || server.metric("tilesight_requests") == 0.0);
         assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
         memory.push(server.resident_bytes());
         drop(stuck);
     }
     assert_eq!(server.metric("tilesight_responses_total{status=\"200\"}"), 4.0, "they were answered, not refused");
-    assert!(memory[3] < memory[0] + large_answer() as u64 / 2, "memory does not come back: {memory:?}");
+    // The allocator keeps one answer's memory for the next, and no more than that.
+    assert!(memory[3] < memory[1] + large_answer() as u64 / 2, "memory does not come back: {memory:?}");
     // A reader that takes its time takes it all.
     let mut slow = server.connect();
     slow.write_all(&request).unwrap();

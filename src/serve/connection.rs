@@ -162,11 +162,21 @@ impl Impatient {
         begun != self.requests.answered.load(Ordering::Relaxed)
     }
 
+    /// Wakes the connection's task at this time; ready where it has come.
+    fn wake_at(&mut self, context: &mut Context, until: Instant) -> Poll<()> {
+        if self.alarm.deadline() != until {
+            self.alarm.as_mut().reset(until);
+        }
+        self.alarm.as_mut().poll(context)
+    }
+
     /// A write has come this far.
     fn written<T>(&mut self, context: &mut Context, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.stuck = None;
             self.last = Instant::now();
+            // Behind an answer nobody may read before something comes: hyper waits for that since the request.
+            let _ = self.wake_at(context, self.last + self.connections.idle_timeout);
             return result;
         }
         let timeout = self.connections.write_timeout;
@@ -193,10 +203,7 @@ impl AsyncRead for Impatient {
             Some(since) => since + self.connections.header_timeout,
             None => self.last + self.connections.idle_timeout,
         };
-        if self.alarm.deadline() != until {
-            self.alarm.as_mut().reset(until);
-        }
-        ready!(self.alarm.as_mut().poll(context));
+        ready!(self.wake_at(context, until));
         match self.head_since {
             Some(_) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head did not end"))),
             // As if the client had closed it.

@@ -112,10 +112,10 @@ impl Replica {
         self.context.model().is_simulated()
     }
 
-    /// Starts a batch in slot `slot`, which is free.
-    pub(super) fn submit(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+    /// Starts a batch in slot `slot`, which is free; `timed` has the GPU keep the time of its stages.
+    pub(super) fn submit(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
         self.require_usable()?;
-        let result = self.start(slot, batch);
+        let result = self.start(slot, batch, timed);
         self.after(slot, result)
     }
 
@@ -162,13 +162,14 @@ impl Replica {
         self.finish(0, embeddings).map(drop)
     }
 
-    fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+    fn start(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
         self.context.bind()?;
         let capacity = self.capacity_for(&batch.shape);
         self.reserve(&capacity)?;
         let recorded = self.record(capacity, batch)?;
         let recorded = &self.recorded[recorded];
         let slot = &mut self.slots[slot];
+        slot.time(&self.context, timed)?;
         slot.upload(&self.config, &recorded.tables, batch, &self.descriptor, &self.streams)?;
         // SAFETY: the graph names weights, arena and descriptor, which live as long as it does; pixels and embeddings
         // are named by the descriptor that was sent before, and belong to the slot.
@@ -211,6 +212,7 @@ impl Replica {
         self.reserve(&plan.capacity)?;
         self.reserve_arena(plan.arena_bytes)?;
         let tables = BatchTables::new(plan.capacity, self.target);
+        self.slots[0].time(&self.context, false)?;
         self.slots[0].upload(&self.config, &tables, batch, &self.descriptor, &self.streams)?;
         let lowering = self.lowering(&plan, &tables);
         for step in &plan.steps {
