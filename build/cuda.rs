@@ -12,13 +12,8 @@ mod architecture;
 use std::env;
 use std::path::PathBuf;
 
+use super::{Failure, failed_to};
 use architecture::Architecture;
-
-/// Why there is no build, and what to do about it: each one sentence, without a full stop.
-pub struct Failure {
-    pub cause: String,
-    pub remedy: String,
-}
 
 /// The architectures to compile for, separated by commas.
 const ARCHITECTURES: &str = "TILESIGHT_CUDA_ARCHS";
@@ -43,8 +38,4 @@ fn architectures() -> Result<Vec<Architecture>, Failure> {
         cause: format!("{ARCHITECTURES} has {word:?}, which is no architecture from sm_80 on"),
         remedy: format!("write it like {DEFAULT_ARCHITECTURES}"),
     })
-}
-
-fn failed_to(what: &str, error: impl std::fmt::Display) -> Failure {
-    Failure { cause: format!("cannot {what}: {error}"), remedy: "look at the disk and its permissions".into() }
 }

@@ -37,6 +37,8 @@ pub fn nvcc() -> Result<Nvcc, Failure> {
         println!("cargo::rerun-if-changed={}", path.display());
     }
     name_tool("NVCC", &path);
+    // What prints machine code lies beside it; a test reads that.
+    println!("cargo::rustc-env=TILESIGHT_CUOBJDUMP={}", path.with_file_name("cuobjdump").display());
     // Of cc's flags only the host compiler's name is for a fatbin; the rest is for objects that get linked.
     let mut build = cc::Build::new();
     build.cpp(true).cuda(true).no_default_flags(true).inherit_rustflags(false).warnings(false).extra_warnings(false);

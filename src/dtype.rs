@@ -1,6 +1,10 @@
 //! The three element types of weights and embeddings, and widening them to f32.
 
+use std::str::FromStr;
+
 use half::f16;
+
+use crate::error::{Error, InputError};
 
 /// An element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -36,7 +40,10 @@ impl Dtype {
     /// Widens little-endian elements to f32, exactly. `out` has one value for each element of `bytes`.
     ///
     /// The bytes need no alignment: a safetensors file may place tensors anywhere.
-    pub(crate) fn widen(self, bytes: &[u8], out: &mut [f32]) {
+    ///
+    /// # Panics
+    /// Where `bytes` has not as many elements as `out`.
+    pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
         assert_eq!(bytes.len(), out.len() * self.size(), "bytes and elements disagree");
         match self {
             Self::F32 => widen_each(bytes, out, f32::from_le_bytes),
@@ -45,8 +52,8 @@ impl Dtype {
         }
     }
 
-    /// Rounds f32 values to this type, to nearest and ties to even, as little-endian bytes.
-    pub(crate) fn narrow(self, values: &[f32], out: &mut Vec<u8>) {
+    /// Rounds f32 values to this type, to nearest and ties to even, and appends them as little-endian bytes.
+    pub fn narrow(self, values: &[f32], out: &mut Vec<u8>) {
         out.reserve(values.len() * self.size());
         match self {
             Self::F32 => values.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
@@ -60,6 +67,22 @@ fn widen_each<const SIZE: usize>(bytes: &[u8], out: &mut [f32], one: impl Fn([u8
     let (elements, _) = bytes.as_chunks::<SIZE>();
     for (out, element) in out.iter_mut().zip(elements) {
         *out = one(*element);
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "fp16" | "f16" => Ok(Self::F16),
+            _ => {
+                let reason = "there are f32, bf16 and fp16";
+                Err(InputError::Unavailable { option: "dtype", found: name.to_string(), reason }.into())
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 mod cpu;
 #[cfg(feature = "cuda-unversioned")]
 mod cuda;
+mod digest;
 mod dtype;
 pub mod encoder;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod plan;
 pub mod serve;
 
 pub use config::EncoderConfig;
+pub use digest::Digest;
 pub use dtype::Dtype;
-pub use encoder::{Device, Encoder, Encodings, Kernels, PixelEncodings, Pixels, Tune};
+pub use encoder::{Device, Encoder, Encodings, Identity, Kernels, PixelEncodings, Pixels, Tune};
 pub use error::{Error, Result};

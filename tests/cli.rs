@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{F32_LIMIT, assert_close, golden, read};
+use tilesight::image::{Image, Limits};
 
 fn tilesight(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
@@ -66,8 +67,16 @@ fn pictures_to_safetensors() {
     assert_eq!(tensors["num_tiles"].i64(), [3, 1]);
     assert_eq!(tensors["aspect_ratio"].i64(), [1, 3, 1, 1]);
     assert_eq!(tensors["embeddings"].shape, [4 * 5, 32]);
+    let encoder = common::on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let content_hash = |picture: &PathBuf| {
+        let image = Image::decode(&std::fs::read(picture).unwrap(), &Limits::default()).unwrap();
+        *encoder.identity().content_hash(&image.digest(), Some(encoder.preprocessor().unwrap())).as_bytes()
+    };
+    let file = std::fs::read(&out).unwrap();
+    assert!(file.ends_with(&[content_hash(&a), content_hash(&b)].concat()));
     let (metadata, header) = header(&out);
     assert_eq!(metadata["semantics"], "meta");
+    assert_eq!(header["content_hash"]["shape"], serde_json::json!([2, 32]));
     for (name, dtype) in [("embeddings", "F32"), ("num_tiles", "I64"), ("aspect_ratio", "I64")] {
         assert_eq!(header[name]["dtype"], dtype);
     }

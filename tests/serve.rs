@@ -61,6 +61,75 @@ fn image_input(elements: usize, bytes: usize) -> Value {
 }
 
 #[test]
+fn the_log_has_an_object_for_every_request_to_encode() {
+    let mut server = Server::start(&["--log", "json"]);
+    let named = server.post("/v1/encode", &[("X-Request-Id", "abc-1")], &picture("image0.png"));
+    assert_eq!(named.header("x-request-id"), Some("abc-1"));
+    let refused = server.post("/v1/encode", &[], b"no picture");
+    let given = refused.header("x-request-id").unwrap().to_string();
+    let other = server.post("/v1/encode", &[("X-Request-Id", &"x".repeat(200))], b"no picture");
+    assert!(other.header("x-request-id").unwrap().len() < 100);
+    assert_ne!(other.header("x-request-id"), Some(&*given));
+    server.signal("TERM");
+    assert!(server.wait().success());
+
+    let lines = || server.said().iter().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>();
+    let find = |field: &str, value: &str| lines().into_iter().find(|line| line[field] == value);
+    wait_until("the last line", || find("message", "draining").is_some());
+    let encoded = find("id", "abc-1").unwrap();
+    assert_eq!((&encoded["message"], &encoded["level"]), (&json!("encoded"), &json!("INFO")));
+    assert_eq!((&encoded["path"], &encoded["status"]), (&json!("/v1/encode"), &json!(200)));
+    assert_eq!((&encoded["images"], &encoded["tiles"]), (&json!(1), &json!(3)));
+    let etag = named.header("etag").unwrap();
+    assert!(etag.contains(encoded["content_hash"].as_str().unwrap()));
+    let time = |name: &str| encoded[name].as_f64().unwrap();
+    let stages: f64 =
+        ["receive_ms", "decode_ms", "preprocess_ms", "queue_ms", "compute_ms"].into_iter().map(time).sum();
+    assert!(stages > 0.0 && stages <= time("milliseconds"), "{encoded}");
+    let refusal = find("id", &given).unwrap();
+    assert_eq!((&refusal["message"], &refusal["status"]), (&json!("refused"), &json!(415)));
+    assert!(refused.text().contains(refusal["reason"].as_str().unwrap()));
+}
+
+#[test]
+fn every_answer_carries_its_content_hash_and_a_client_that_has_it_gets_nothing_computed() {
+    let server = Server::start(&[]);
+    let encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let image = Image::decode(&picture("image0.png"), &Limits::default()).unwrap();
+    let content_hash = encoder.identity().content_hash(&image.digest(), Some(encoder.preprocessor().unwrap()));
+
+    let response = server.post("/v1/encode", &[], &picture("image0.png"));
+    let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+    assert_eq!(file.tensor("content_hash").unwrap().data(), content_hash.as_bytes());
+    let etag = response.header("etag").unwrap().to_string();
+    assert_eq!(etag, format!("W/\"{content_hash}-f32\""));
+
+    let encoded = server.metric("tilesight_tiles_total");
+    for tags in [etag.clone(), format!("\"other\", {etag}"), etag.trim_start_matches("W/").to_string()] {
+        let known = server.post("/v1/encode", &[("If-None-Match", &tags)], &picture("image0.png"));
+        assert_eq!((known.status, known.header("etag")), (412, Some(&*etag)), "{}", known.text());
+    }
+    assert_eq!(server.metric("tilesight_tiles_total"), encoded);
+    // Another picture, other values, and nothing like a tag.
+    for (path, name, tags) in [
+        ("/v1/encode", "image1.png", &*etag),
+        ("/v1/encode?dtype=bf16", "image0.png", &*etag),
+        ("/v1/encode", "image0.png", "*"),
+    ] {
+        let response = server.post(path, &[("If-None-Match", tags)], &picture(name));
+        assert_eq!(response.status, 200, "{path} {name} {tags}");
+        assert_eq!(response.header("etag") == Some(&*etag), tags == "*");
+    }
+
+    let tensor = bytes_tensor(&[picture("image0.png")]);
+    let outputs = json!([{ "name": "num_tiles" }]);
+    let request = json!({ "inputs": [image_input(1, tensor.len())], "outputs": outputs });
+    let response = infer(&server, &request, &[&tensor]);
+    assert_eq!(response.json()["parameters"]["content_hash"], content_hash.to_string());
+    assert_eq!(response.header("etag"), Some(&*etag));
+}
+
+#[test]
 fn a_picture_comes_back_as_the_librarys_embeddings() {
     let server = Server::start(&[]);
     for (name, content_type) in [("image0.png", "image/png"), ("image1.png", "application/x-www-form-urlencoded")] {

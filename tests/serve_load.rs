@@ -164,7 +164,8 @@ fn vanish(server: &Server, requests: &[Request], seed: u64, is_over: &AtomicBool
 fn more_than_there_is_room_for_is_borne() {
     let seconds = std::env::var("TILESIGHT_LOAD_SECONDS").map_or(15, |text| text.parse().unwrap());
     let (duration, requests) = (Duration::from_secs(seconds), requests());
-    let server = Server::start(&["--max-requests", &MAX_REQUESTS.to_string(), "--image-threads", "2"]);
+    let server =
+        Server::start(&["--max-requests", &MAX_REQUESTS.to_string(), "--image-threads", "2", "--log-level", "error"]);
     let (is_over, vanished) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut memory = Vec::new();
     let seen: Vec<Seen> = std::thread::scope(|scope| {

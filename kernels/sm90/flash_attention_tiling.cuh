@@ -5,6 +5,7 @@
 #include <abi.h>
 #include <ptx.cuh>
 #include <sm90/hopper.cuh>
+#include <sm90/ring.cuh>
 
 // How a block of keys lies in shared memory: as the queries and values do, or, in heads of 80, as 64 columns of the
 // widest swizzle and 16 of the narrowest. The products are the same.
@@ -27,21 +28,6 @@ struct AttentionWork {
     uint32_t piece;
     uint32_t num_pieces;
     uint32_t first_ticket;  // of the head
-};
-
-// A stage of a ring in shared memory, and the parity of the phase in which it is filled.
-template <uint32_t stages>
-struct Ring {
-    uint32_t stage = 0;
-    uint32_t parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        ++stage;
-        if (stage == stages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
 };
 
 template <class Element, uint32_t head_size, uint32_t consumers, uint32_t block_keys, KeyForm form = KeyForm::uniform,

@@ -55,7 +55,7 @@ struct NormaliseRows {
     __device__ __forceinline__ NormaliseRows(const HopperLayerNormLinearParams& params, const Panels& panels, uint32_t)
         : params(params),
           panels(panels),
-          rows{params.output, static_cast<T*>(params.plain.output), params.plain.outputs, params.plain.output_stride} {}
+          rows(params) {}
 
     // Each lane takes one of its warp's 16 rows, and hands it to those that have values of it.
     __device__ __forceinline__ void start(const RowTile& tile, const HalfTile& half) {

@@ -39,7 +39,7 @@ struct AddRows {
           panels(panels),
           loaded(loaded),
           parity(0),
-          rows{params.output, static_cast<T*>(params.plain.output), params.plain.outputs, params.plain.output_stride} {}
+          rows(params) {}
 
     // Sends a group's residual on its way. The storer, when nobody uses the panels.
     __device__ __forceinline__ void load(uint32_t row, uint32_t column) const {

@@ -32,7 +32,7 @@ struct StoreRows {
 
     __device__ __forceinline__ StoreRows(const HopperPatchEmbeddingParams& params, const Panels& panels, uint32_t)
         : panels(panels),
-          rows{params.output, static_cast<T*>(params.plain.output), params.plain.outputs, params.plain.output_stride} {}
+          rows(params) {}
 
     __device__ __forceinline__ void start(const RowTile&, const HalfTile&) {}
 

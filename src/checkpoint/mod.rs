@@ -4,6 +4,7 @@
 //! same shards are never touched. [`VisionWeights::load`] checks every tensor against a configuration and hands them
 //! to a backend in the model's own order.
 
+mod digest;
 mod gathering;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -31,8 +31,8 @@ pub(super) struct Arguments {
     /// torchtune's forward takes them
     #[arg(long, value_name = "FILE")]
     pixels: Option<PathBuf>,
-    /// Where the embeddings go: .safetensors (`embeddings`, `num_tiles`, `aspect_ratio`, and the semantics in the
-    /// metadata) or .npy (the embeddings alone)
+    /// Where the embeddings go: .safetensors (`embeddings`, `num_tiles`, `aspect_ratio`, `content_hash`, and the semantics
+    /// in the metadata) or .npy (the embeddings alone)
     #[arg(long, short, value_name = "FILE")]
     output: Option<OutputPath>,
     #[command(flatten)]
@@ -48,6 +48,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Bytes of a content hash.
+const DIGEST_LEN: usize = 32;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
@@ -92,9 +95,15 @@ fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Ou
     let [b, rows, width] = encodings.shape;
     println!("embeddings [{b}, {rows}, {width}] in {seconds:.2} s");
     if let Some(output) = output {
-        let entry = Entry { name: "embeddings".into(), dtype: Dtype::F32, shape: encodings.shape.to_vec() };
-        output.begin(&[entry], &metadata(encoder, None))?;
+        let entry = |name: &str, dtype, shape| Entry { name: name.into(), dtype, shape };
+        let entries = [
+            entry("embeddings", Dtype::F32, encodings.shape.to_vec()),
+            entry("content_hash", Dtype::U8, vec![1, DIGEST_LEN]),
+        ];
+        output.begin(&entries, &metadata(encoder, None))?;
         output.values(&encodings.embeddings)?;
+        let content_hash = encoder.identity().content_hash(&file.pixels().digest(), None);
+        output.bytes(content_hash.as_bytes())?;
     }
     Ok(seconds)
 }
@@ -132,23 +141,30 @@ fn encode_pictures(
             entry("num_tiles", Dtype::I64, vec![pictures.len()]),
             entry("aspect_ratio", Dtype::I64, vec![pictures.len(), 2]),
             entry("embeddings", Dtype::F32, vec![num_tiles * tokens, width]),
+            entry("content_hash", Dtype::U8, vec![pictures.len(), DIGEST_LEN]),
         ];
         output.begin(&entries, &metadata(encoder, Some(preprocessor.preprocess().name())))?;
         output.integers(pictures.iter().map(|p| p.canvas.num_tiles()))?;
         output.integers(pictures.iter().flat_map(|p| p.canvas.aspect_ratio))?;
     }
     let bar = step_bar(encoder);
-    let mut lines = Vec::with_capacity(pictures.len());
+    let (mut lines, mut content_hashes) = (Vec::with_capacity(pictures.len()), Vec::new());
     for batch in pictures::batches(&pictures, tiles_at_once) {
         let (first, last) = (lines.len() + 1, lines.len() + batch.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
-        let encodings = encoder.encode_tiles(&pictures::tiles(batch, &preprocessor)?)?;
+        let (tiles, digests) = pictures::tiles(batch, &preprocessor)?;
+        let encodings = encoder.encode_tiles(&tiles)?;
+        let content_hash = |digest| encoder.identity().content_hash(digest, Some(&preprocessor));
+        content_hashes.extend(digests.iter().map(content_hash));
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;
         }
         for (number, picture) in batch.iter().enumerate() {
             lines.push(line(picture, encodings.image(number).unwrap_or_default(), width));
         }
+    }
+    if let Some(output) = &mut output {
+        content_hashes.iter().try_for_each(|content_hash| output.bytes(content_hash.as_bytes()))?;
     }
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();

@@ -94,8 +94,8 @@ impl Output {
     }
 
     /// Writes the header; the tensors' values must follow in the same order, whole, through
-    /// [`values`](Self::values) and [`integers`](Self::integers). An `.npy` file takes the f32 tensor only, and drops
-    /// the integers.
+    /// [`values`](Self::values), [`integers`](Self::integers) and [`bytes`](Self::bytes). An `.npy` file takes the f32
+    /// tensor only, and drops the rest.
     pub(super) fn begin(&mut self, entries: &[Entry], metadata: &[(&str, String)]) -> Result<()> {
         let header = match self.format {
             Format::Safetensors => safetensors_header(entries, metadata),
@@ -121,6 +121,14 @@ impl Output {
     pub(super) fn integers(&mut self, values: impl Iterator<Item = usize>) -> Result<()> {
         match self.format {
             Format::Safetensors => self.write(&values.flat_map(|x| (x as i64).to_le_bytes()).collect::<Vec<_>>()),
+            Format::Npy => Ok(()),
+        }
+    }
+
+    /// Appends U8 values.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        match self.format {
+            Format::Safetensors => self.write(bytes),
             Format::Npy => Ok(()),
         }
     }

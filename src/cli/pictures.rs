@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::digest::Digest;
 use crate::error::{Error, ImageError, Result};
 use crate::image::{Canvas, Image, Limits, Preprocessor, Tiles};
 
@@ -27,16 +28,18 @@ pub(super) fn survey(paths: &[PathBuf], preprocessor: &Preprocessor) -> Result<V
     paths.par_iter().map(survey).collect()
 }
 
-/// Decodes and cuts some pictures, in parallel.
-pub(super) fn tiles(pictures: &[Picture], preprocessor: &Preprocessor) -> Result<Vec<Tiles>> {
+/// Decodes and cuts some pictures, in parallel, and takes the digests of their pixels.
+pub(super) fn tiles(pictures: &[Picture], preprocessor: &Preprocessor) -> Result<(Vec<Tiles>, Vec<Digest>)> {
     let tiles = |picture: &Picture| {
         let image = Image::decode(&read(&picture.path)?, &Limits::default()).map_err(|e| named(&picture.path, e))?;
         if (image.width(), image.height()) != (picture.width, picture.height) {
             return Err(Error::io(&picture.path)(std::io::Error::other("the file changed while it was being read")));
         }
-        preprocessor.tiles(&image).map_err(|e| named(&picture.path, e))
+        let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
+        Ok((tiles.map_err(|e| named(&picture.path, e))?, digest))
     };
-    pictures.par_iter().map(tiles).collect()
+    let cut: Vec<(Tiles, Digest)> = pictures.par_iter().map(tiles).collect::<Result<_>>()?;
+    Ok(cut.into_iter().unzip())
 }
 
 /// Cuts a list into runs of at most `max_tiles` tiles, or of one picture.

@@ -10,6 +10,8 @@ use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::encoder::{Device, Kernels, require_dtype};
+#[cfg(feature = "cuda-unversioned")]
+use crate::error::CudaError;
 use crate::error::Result;
 use crate::plan::{BatchShape, Form, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
 
@@ -31,13 +33,14 @@ pub(super) struct Arguments {
     /// List every step, not one line for each kind
     #[arg(long)]
     steps: bool,
-    /// What the plan is for: auto and cpu are the CPU, cuda is any GPU; none needs to be there
+    /// What the plan is for: auto and cpu are the CPU, cuda are GPUs, which need not be there
     #[arg(long, default_value = "auto", value_parser = Device::from_str)]
     device: Device,
     /// The element type on GPUs
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
     dtype: DtypeName,
-    /// The kernels of the matrix operations on GPUs: auto, hopper, portable or cublas
+    /// The kernels of the matrix operations on GPUs: hopper, portable or cublas; auto are those that an encoder would take
+    /// here, portable where no driver is
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
     kernels: Kernels,
     /// Print the whole plan as JSON
@@ -63,16 +66,38 @@ impl FromStr for Grid {
 }
 
 impl Arguments {
-    fn target(&self, stored: Dtype) -> Result<Target> {
-        let form = match (&self.device, self.kernels) {
-            (Device::Auto | Device::Cpu, _) => return Ok(Target::cpu(stored)),
-            (Device::Cuda(_), Kernels::Hopper) => Form::Hopper,
-            (Device::Cuda(_), Kernels::Auto | Kernels::Portable) => Form::Portable,
-            (Device::Cuda(_), Kernels::Cublas) => Form::Cublas,
+    /// What the plan is made for; and where this machine decides the kernels, which they are and why.
+    fn target(&self, stored: Dtype) -> Result<(Target, Option<String>)> {
+        let (form, reason) = match (&self.device, self.kernels) {
+            (Device::Auto | Device::Cpu, _) => return Ok((Target::cpu(stored), None)),
+            (Device::Cuda(_), Kernels::Hopper) => (Form::Hopper, None),
+            (Device::Cuda(_), Kernels::Portable) => (Form::Portable, None),
+            (Device::Cuda(_), Kernels::Cublas) => (Form::Cublas, None),
+            (Device::Cuda(ordinals), Kernels::Auto) => {
+                let (form, reason) = form_here(ordinals);
+                (form, Some(format!("{form} kernels: {reason}")))
+            }
         };
         require_dtype(self.dtype.into(), true)?;
-        Ok(Target::cuda(self.dtype.into(), form))
+        Ok((Target::cuda(self.dtype.into(), form), reason))
     }
+}
+
+/// The form that an encoder on these GPUs would take, and why. Where none can be asked, the one that runs on all.
+#[cfg(feature = "cuda-unversioned")]
+fn form_here(ordinals: &[usize]) -> (Form, String) {
+    let device = Device::Cuda(ordinals.to_vec());
+    match crate::cuda::best_form(ordinals) {
+        Ok(Form::Hopper) => (Form::Hopper, format!("{device} is a Hopper")),
+        Ok(form) => (form, format!("{device} is no Hopper that this build has kernels for")),
+        Err(CudaError::NoDriver) => (Form::Portable, "there is no driver here".to_string()),
+        Err(error) => (Form::Portable, format!("the driver says nothing of GPUs: {error}")),
+    }
+}
+
+#[cfg(not(feature = "cuda-unversioned"))]
+fn form_here(_: &[usize]) -> (Form, String) {
+    (Form::Portable, "this build has no CUDA".to_string())
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -89,11 +114,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
     };
     let semantics = arguments.model.semantics.map_or(semantics, Semantics::from);
-    let plan = build(arguments, &config, semantics, tables.as_ref(), weights)?;
+    let (target, reason) = arguments.target(weights)?;
+    let plan = build(arguments, &config, semantics, tables.as_ref(), target)?;
     if arguments.json {
         println!("{:#}", serde_json::json!(plan));
     } else {
-        print(arguments, &plan, semantics);
+        print(arguments, &plan, semantics, reason.as_deref());
     }
     Ok(())
 }
@@ -103,7 +129,7 @@ fn build(
     config: &EncoderConfig,
     semantics: Semantics,
     tables: Option<&PositionTables>,
-    weights: Dtype,
+    target: Target,
 ) -> Result<Plan> {
     let grid = config.has_tile_embeddings().then(|| TileBlocks::grid(config.max_num_tiles));
     let rules = LayoutRules {
@@ -115,10 +141,10 @@ fn build(
     };
     let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
-    Plan::build(config, &BatchShape { images }, arguments.target(weights)?)
+    Plan::build(config, &BatchShape { images }, target)
 }
 
-fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
+fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Option<&str>) {
     let grids: Vec<_> = arguments.tiles.iter().map(|grid| format!("{}x{}", grid.across, grid.down)).collect();
     println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
@@ -141,8 +167,8 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics) {
         ]);
     }
     println!("{steps}\n");
-    if let Some(source) = source {
-        println!("{source}");
+    for line in reason.into_iter().chain(source.as_deref()) {
+        println!("{line}");
     }
     print_fallbacks(plan);
     let count = plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Arena { .. })).count();

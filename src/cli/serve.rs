@@ -1,20 +1,21 @@
-//! `tilesight serve`: the encoder as a service over HTTP.
+//! `tilesight serve`: the encoder as a service over HTTP and gRPC.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
-use crate::serve::{Connections, Options, ServeError, serve};
+use crate::serve::{Addresses, Connections, Options, ServeError, serve};
 
 /// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
 const END: Duration = Duration::from_secs(5);
 
-/// Serve embeddings over HTTP
+/// Serve embeddings over HTTP and gRPC
 #[derive(Args)]
 #[command(after_help = "Examples:
   tilesight serve --model Llama-3.2-11B-Vision
@@ -26,9 +27,15 @@ pub(super) struct Arguments {
     computing: Computing,
     #[command(flatten)]
     preprocessing: Preprocessing,
-    /// The address to listen on; port 0 takes a free one
+    /// The address to listen on for HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
+    /// The address to listen on for gRPC: the Open Inference Protocol, as Triton's clients speak it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
+    grpc_listen: SocketAddr,
+    /// Serve HTTP alone
+    #[arg(long, conflicts_with = "grpc_listen")]
+    no_grpc: bool,
     /// Connections that are there at once; more wait to be accepted
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_connections: usize,
@@ -47,7 +54,7 @@ pub(super) struct Arguments {
     /// Bytes that their bodies, pixels and embeddings may take together; more get 429
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     max_bytes: u64,
-    /// The largest body
+    /// The largest body, or message of gRPC
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     max_body_bytes: usize,
     /// The most pixels of a picture; decoding takes up to 16 bytes a pixel
@@ -59,15 +66,56 @@ pub(super) struct Arguments {
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
-    /// How long a request may take; the header tilesight-timeout-ms asks for less
+    /// How long a request may take; the headers tilesight-timeout-ms and grpc-timeout ask for less
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
     /// How long a batch may compute before the encoder counts as lost
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     batch_timeout: u64,
+    /// How the log is written, to standard error
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    log: LogForm,
+    /// The least that is logged; `info` is a line for each request to encode, `debug` one for every other as well
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: LogLevel,
     /// How long requests that are there are worked on after SIGTERM; a second signal ends at once
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_timeout: u64,
+}
+
+/// What a line of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogForm {
+    /// For people
+    Text,
+    /// An object a line, for programs
+    Json,
+}
+
+/// What is worth a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Sends what the server has to say to standard error. An engine that embeds the server sends it elsewhere.
+fn start_log(form: LogForm, level: LogLevel) {
+    let level = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    match form {
+        LogForm::Text => log.with_ansi(false).init(),
+        LogForm::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -75,6 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         listen: arguments.listen,
+        grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
         connections: Connections {
             max: arguments.max_connections,
             header_timeout: Duration::from_secs(arguments.header_timeout),
@@ -91,10 +140,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch_timeout: Duration::from_secs(arguments.batch_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
     };
-    let Err(error) = serve(encoder, &options, |address| eprintln!("listening on http://{address}")) else {
+    start_log(arguments.log, arguments.log_level);
+    let form = arguments.log;
+    let started = |Addresses { http, grpc }: Addresses| match form {
+        LogForm::Text => {
+            if let Some(grpc) = grpc {
+                eprintln!("listening on grpc://{grpc}");
+            }
+            eprintln!("listening on http://{http}");
+        }
+        LogForm::Json => tracing::info!(%http, grpc = grpc.map(tracing::field::display), "listening"),
+    };
+    let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);
     };
-    eprintln!("error: {error}");
+    match form {
+        LogForm::Text => eprintln!("error: {error}"),
+        LogForm::Json => tracing::error!(reason = %error, "ended"),
+    }
     if let ServeError::Lost { .. } = error {
         std::thread::spawn(|| {
             std::thread::sleep(END);

@@ -54,6 +54,11 @@ impl CpuBackend {
         self.pool.current_num_threads()
     }
 
+    /// The numerics class: sums are as wide as this CPU's vectors.
+    pub(crate) fn numerics(&self) -> String {
+        format!("cpu {} {:?}", std::env::consts::ARCH, Arch::new())
+    }
+
     /// What the plans it walks are made for.
     pub(crate) fn target(&self) -> Target {
         Target::cpu(self.weights.projection.weight.dtype())

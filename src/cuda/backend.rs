@@ -1,5 +1,7 @@
 //! Batches over one or several GPUs, each of which has all weights and works by itself.
 
+use std::collections::BTreeSet;
+
 use super::flights::Flights;
 use super::replica::{Observer, Replica, SLOTS};
 use super::slot::GpuTimes;
@@ -75,6 +77,13 @@ impl CudaBackend {
     /// The GPUs, for people.
     pub(crate) fn describe(&self) -> String {
         self.replicas.iter().map(Replica::describe).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The numerics class: the form and the machine code of the kernels, and the kinds of GPUs they run on.
+    pub(crate) fn numerics(&self) -> String {
+        let gpus: BTreeSet<String> = self.replicas.iter().map(|replica| replica.numerics(self.target.form)).collect();
+        let gpus: Vec<String> = gpus.into_iter().collect();
+        format!("cuda {} {} {}", self.target.form, fatbin::build(), gpus.join(", "))
     }
 
     /// How many GPUs there are.

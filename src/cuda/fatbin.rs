@@ -1,6 +1,7 @@
 //! The compiled kernels that this build carries.
 
 use super::architecture::Architecture;
+use crate::digest::Fields;
 
 /// One file of `kernels/`, compiled for every architecture of [`architectures`].
 pub struct Fatbin {
@@ -28,6 +29,16 @@ pub fn find(name: &str) -> Option<&'static Fatbin> {
 pub fn architectures() -> Vec<Architecture> {
     // The build script wrote the list.
     Architecture::list(env!("TILESIGHT_CUDA_ARCHS")).unwrap_or_default()
+}
+
+/// What tells one build's kernels from another's.
+pub fn build() -> String {
+    let mut fields = Fields::of("kernels");
+    for fatbin in FATBINS {
+        fields.add(fatbin.name);
+        fields.add(&fatbin.image.0);
+    }
+    fields.finish().to_string()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::ops::{self, Array, Count, GroupedQueries, Launcher, Matrix, Queries};
 use super::tuning::Tuning;
 use super::weights::{DeviceNormLinear, DeviceWeights};
 use crate::error::CudaError;
-use crate::plan::{BufferId, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
+use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step};
 
 /// A plan on one GPU.
 pub(super) struct Lowering<'a> {
@@ -210,13 +210,14 @@ impl<'a> Lowering<'a> {
 
     fn attention(&self, step: &Step, stack: Stack, input: BufferId, output: BufferId) -> Result<(), CudaError> {
         let index = stack.index();
-        let queries = match step.form {
-            Some(Form::Hopper) => Queries::Groups(GroupedQueries {
+        let queries = match self.plan.target.attention_tiling(&self.plan.config) {
+            Some(tiling) => Queries::Groups(GroupedQueries {
+                tiling,
                 groups: self.batch.attention_groups[index],
                 counters: self.batch.attention_counters,
                 partials: step.beside.partials.map(|id| self.matrix(id)),
             }),
-            _ => Queries::Items(self.batch.attention_items[index]),
+            None => Queries::Items(self.batch.attention_items[index]),
         };
         let attention = ops::FlashAttention {
             num_items: self.batch.batch.num_attention_items(stack, self.plan.capacity.attention_items[index]),

@@ -14,6 +14,8 @@ mod driver;
 pub mod fatbin;
 mod flights;
 mod lower;
+#[cfg(test)]
+mod machine_code;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! Which tiles a matrix operation takes. All of a form's tilings give the same bits, so the choice is one of time alone:
+//! Which tiles a matrix operation takes. All that are chosen among give the same bits, so the choice is one of time alone:
 //! it is measured on the GPU, once for each shape, and kept on disk for the next start.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::driver::{DeviceModel, list_devices};
-use super::fatbin::FATBINS;
+use super::fatbin;
 use super::ops;
 use crate::plan::{Op, Plan, Step};
 
@@ -46,25 +45,60 @@ pub(crate) struct Measured {
 
 /// An operation and its shape; none for a step that has no tiles to choose.
 fn key(plan: &Plan, step: &Step) -> Option<String> {
-    let [rows, inputs, outputs] = product_shape(plan, step)?;
-    let form = step.form.filter(|form| ops::tilings(*form).len() > 1)?;
+    if tilings(plan, step).len() < 2 {
+        return None;
+    }
+    let ([rows, inputs, outputs], form) = (shape(plan, step)?, step.form?);
     // Layers of one shape are alike.
     let name = step.name.rsplit('.').next()?;
     Some(format!("{form} {} {name} {rows}x{inputs}x{outputs}", plan.target.precision.activations))
 }
 
-/// Rows, inputs and outputs of a step's matrix product; none where it is no such step.
-fn product_shape(plan: &Plan, step: &Step) -> Option<[usize; 3]> {
+/// The names of the tilings that a step may take, in the order of their numbers; none where it has no tiles. All give the
+/// same bits.
+pub(super) fn tilings(plan: &Plan, step: &Step) -> Vec<&'static str> {
+    let variants = attention_variants(plan, step).filter(|variant| !variant.is_for_sweeps);
+    product_tilings(step).iter().copied().chain(variants.map(|variant| variant.name)).collect()
+}
+
+/// The same, and after them those that are there to be compared alone.
+pub(super) fn tilings_of_sweep(plan: &Plan, step: &Step) -> Vec<&'static str> {
+    let variants = attention_variants(plan, step);
+    product_tilings(step).iter().copied().chain(variants.map(|variant| variant.name)).collect()
+}
+
+fn product_tilings(step: &Step) -> &'static [&'static str] {
+    step.form.filter(|_| !matches!(step.op, Op::Attention { .. })).map_or(&[], ops::tilings)
+}
+
+/// The kernels that can carry out a step of attention on the groups that the plan has.
+fn attention_variants(plan: &Plan, step: &Step) -> impl Iterator<Item = &'static ops::AttentionVariant> + use<> {
+    let tiling = plan.target.attention_tiling(&plan.config).filter(|_| matches!(step.op, Op::Attention { .. }));
+    let columns = plan.target.head_columns(&plan.config);
+    tiling.into_iter().flat_map(move |tiling| ops::attention_variants(columns, tiling))
+}
+
+/// The name of the tiling that a step takes where nothing was measured; none where it has no tiles.
+fn predicted(plan: &Plan, step: &Step, num_multiprocessors: u32) -> Option<&'static str> {
+    match step.op {
+        Op::Attention { .. } => tilings(plan, step).first().copied(),
+        _ => ops::predicted_tiling(step.form?, shape(plan, step)?, num_multiprocessors),
+    }
+}
+
+/// Rows of a matrix operation, and what a row has before and after; none where a step is no such operation.
+fn shape(plan: &Plan, step: &Step) -> Option<[usize; 3]> {
     let output = plan.buffer(step.op.writes());
     match &step.op {
         Op::Projection { head, hidden, .. } => {
             let inputs = plan.buffer(*head).width * (1 + hidden.len());
             Some([plan.capacity.projected_rows, inputs, output.width])
         }
-        Op::PatchEmbedding { input, .. } | Op::LayerNormLinear { input, .. } | Op::LinearResidual { input, .. } => {
-            Some([output.rows, plan.buffer(*input).width, output.width])
-        }
-        Op::Patchify { .. } | Op::TilePosition { .. } | Op::Attention { .. } | Op::TileNorm { .. } => None,
+        Op::PatchEmbedding { input, .. }
+        | Op::LayerNormLinear { input, .. }
+        | Op::Attention { input, .. }
+        | Op::LinearResidual { input, .. } => Some([output.rows, plan.buffer(*input).width, output.width]),
+        Op::Patchify { .. } | Op::TilePosition { .. } | Op::TileNorm { .. } => None,
     }
 }
 
@@ -79,8 +113,8 @@ pub(crate) fn kernels(plan: &Plan) -> (Vec<String>, String) {
         let Some(form) = step.form else { return "-".to_string() };
         let measured = tuning.as_ref().and_then(|tuning| tuning.measured(plan, step));
         num_measured += usize::from(measured.is_some());
-        let predicted = || ops::predicted_tiling(form, product_shape(plan, step)?, num_multiprocessors);
-        let tiling = measured.map(|measured| measured.tiling.clone()).or_else(|| predicted().map(str::to_string));
+        let predicted = || predicted(plan, step, num_multiprocessors).map(str::to_string);
+        let tiling = measured.map(|measured| measured.tiling.clone()).or_else(predicted);
         tiling.map_or_else(|| form.to_string(), |tiling| format!("{form} {tiling}"))
     };
     let kernels: Vec<String> = plan.steps.iter().map(&mut kernel).collect();
@@ -96,7 +130,7 @@ impl Tuning {
     /// What is kept for this GPU, driver and build in the user's folder for caches; nothing where nothing is. A file that
     /// cannot be read, or is another's, counts as nothing: the next choice replaces it.
     pub(crate) fn open(model: &DeviceModel) -> Self {
-        Self::open_in(cache_folder().as_deref(), model, driver_version(), build())
+        Self::open_in(cache_folder().as_deref(), model, driver_version(), fatbin::build())
     }
 
     fn open_in(folder: Option<&Path>, model: &DeviceModel, driver: String, build: String) -> Self {
@@ -119,7 +153,7 @@ impl Tuning {
     /// The number of the tiling that a step takes; none where nothing was measured, and the prediction decides.
     pub(crate) fn tiling(&self, plan: &Plan, step: &Step) -> Option<usize> {
         let measured = self.measured(plan, step)?;
-        ops::tilings(step.form?).iter().position(|tiling| *tiling == measured.tiling)
+        tilings(plan, step).iter().position(|tiling| *tiling == measured.tiling)
     }
 
     /// Whether a step is of an operation and shape that was measured, or has nothing to measure.
@@ -130,8 +164,8 @@ impl Tuning {
     /// Takes the fastest tiling for a step, the first of those that chance alone tells apart; `seconds` are those of a launch
     /// with each.
     pub(crate) fn choose(&mut self, plan: &Plan, step: &Step, seconds: &[f64]) {
-        let (Some(key), Some(form)) = (key(plan, step), step.form) else { return };
-        let tilings = ops::tilings(form);
+        let Some(key) = key(plan, step) else { return };
+        let tilings = tilings(plan, step);
         let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let chosen = seconds.iter().position(|time| time * MARGIN <= least).unwrap_or(0);
         let microseconds = tilings.iter().zip(seconds).map(|(name, time)| ((*name).to_string(), time * 1e6)).collect();
@@ -162,18 +196,9 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// The driver's release, as its kernel module tells it.
-fn driver_version() -> String {
+pub(super) fn driver_version() -> String {
     let text = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_string()
-}
-
-/// What tells one build's kernels from another's.
-fn build() -> String {
-    let mut hasher = DefaultHasher::new();
-    for fatbin in FATBINS {
-        (fatbin.name, &fatbin.image.0).hash(&mut hasher);
-    }
-    format!("{:016x}", hasher.finish())
 }
 
 #[cfg(test)]
@@ -185,6 +210,10 @@ mod tests {
 
     /// The plan of an image of this many tiles.
     fn plan(num_tiles: usize) -> Plan {
+        plan_in(Form::Portable, num_tiles)
+    }
+
+    fn plan_in(form: Form, num_tiles: usize) -> Plan {
         let config = demo_config();
         let grid = TileBlocks::grid(config.max_num_tiles);
         let rules = LayoutRules {
@@ -195,7 +224,7 @@ mod tests {
             collapse: true,
         };
         let batch = BatchShape { images: vec![rules.picture([1, num_tiles], 0).unwrap()] };
-        Plan::build(&config, &batch, Target::cuda(Dtype::Bf16, Form::Portable)).unwrap()
+        Plan::build(&config, &batch, Target::cuda(Dtype::Bf16, form)).unwrap()
     }
 
     fn step<'a>(plan: &'a Plan, name: &str) -> &'a Step {
@@ -258,5 +287,23 @@ mod tests {
             );
             assert_eq!(tuning.knows(&plan, step), !has_tiles, "{}", step.name);
         }
+    }
+
+    #[test]
+    fn no_attention_is_chosen_by_its_time_that_gives_other_bits_or_is_for_sweeps() {
+        let plan = plan_in(Form::Hopper, 1);
+        let attention = step(&plan, "transformer.0.attention");
+        let mut tuning = Tuning::open_in(None, &DeviceModel::default(), String::new(), String::new());
+        assert!(!tuning.knows(&plan, attention));
+        assert_eq!(tilings(&plan, attention), ["192x112", "192x112 mixed"]);
+        assert_eq!(tilings_of_sweep(&plan, attention), ["192x112", "192x112 mixed", "192x112 always"]);
+        tuning.choose(&plan, attention, &[1.1, 1.0]);
+        assert_eq!(tuning.tiling(&plan, attention), Some(1));
+        let others = plan.target.with_attention(ops::attention_tilings(80)[1]);
+        let others = Plan::with_capacity(&plan.config, &plan.batch, plan.capacity, others).unwrap();
+        let attention = step(&others, "transformer.0.attention");
+        assert_eq!(tilings(&others, attention), [""; 0]);
+        assert_eq!(tilings_of_sweep(&others, attention), ["128x176", "128x176 mixed"]);
+        assert!(tuning.knows(&others, attention) && tuning.tiling(&others, attention).is_none());
     }
 }

@@ -107,6 +107,15 @@ impl Backend {
         }
     }
 
+    /// The numerics class of its results: where these words are the same, so are the bits.
+    pub(super) fn numerics(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => cpu.numerics(),
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(cuda) => cuda.numerics(),
+        }
+    }
+
     /// Threads of the host that work for it.
     pub(super) fn num_threads(&self) -> usize {
         match self {

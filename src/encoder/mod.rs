@@ -3,6 +3,7 @@
 mod backend;
 mod builder;
 mod device;
+mod identity;
 mod inputs;
 mod pixels;
 mod submission;
@@ -18,6 +19,7 @@ use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, Se
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels, Tune};
+pub use identity::Identity;
 pub use inputs::Input;
 pub use pixels::{PixelEncodings, Pixels};
 pub use submission::{Computed, Encoded, Submission, Timing};
@@ -35,6 +37,7 @@ pub use submission::{Computed, Encoded, Submission, Timing};
 /// the bit.
 pub struct Encoder {
     config: EncoderConfig,
+    identity: Identity,
     semantics: Semantics,
     collapse: bool,
     max_batch_tiles: usize,
@@ -305,6 +308,7 @@ impl Encoder {
         let begin = Instant::now();
         #[cfg_attr(not(feature = "cuda-unversioned"), expect(unused_mut, reason = "only a GPU tells more"))]
         let mut timing = None;
+        let _ = timed;
         match (&mut self.backend, &mut self.observer) {
             (Backend::Cpu(cpu), observer) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {

@@ -51,6 +51,16 @@ impl Encoder {
         Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
     }
 
+    /// [`encode_pixels`](Self::encode_pixels) into the caller's memory, `[b·i·t·N, E]`.
+    ///
+    /// # Errors
+    /// As [`encode_pixels`](Self::encode_pixels), and [`InputError::Shape`] where `embeddings` has another length.
+    pub fn encode_pixels_into(&mut self, pixels: &Pixels, embeddings: &mut [f32]) -> Result<()> {
+        let images = self.pixel_layouts(pixels)?;
+        self.run_all(images, embeddings)?;
+        Ok(())
+    }
+
     /// Each image's rows and pixels, once the tensor is known to be sound.
     pub(super) fn pixel_layouts<'a>(&self, pixels: &Pixels<'a>) -> Result<Vec<(SequenceLayout, &'a [f32])>> {
         let num_tiles = pixels.shape[2];

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::Rows;
 
 /// Query rows of a warpgroup: what one ticket of a piece is for.
@@ -18,7 +20,7 @@ const MULTIPROCESSORS: usize = 132;
 const PIECE_BLOCKS: usize = 2;
 
 /// Query rows that are taken together, and keys of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct AttentionTiling {
     /// A multiple of [`ATTENTION_TILE`].
     pub rows: usize,

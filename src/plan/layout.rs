@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::checkpoint::{NameFormat, TileBlocks};
 use crate::config::EncoderConfig;
-use crate::error::{InputError, Result};
+use crate::error::{Error, InputError, Result};
 use crate::image::Preprocess;
 
 /// Which function of the weights is computed.
@@ -46,6 +46,21 @@ impl Semantics {
         match self {
             Self::Torchtune => "torchtune",
             Self::Meta => "meta",
+        }
+    }
+}
+
+impl std::str::FromStr for Semantics {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "torchtune" => Ok(Self::Torchtune),
+            "meta" => Ok(Self::Meta),
+            _ => {
+                let reason = "there are torchtune and meta";
+                Err(InputError::Unavailable { option: "semantics", found: name.to_string(), reason }.into())
+            }
         }
     }
 }

@@ -63,17 +63,26 @@ pub struct Target {
     pub precision: Precision,
     /// The matrix operations' form.
     pub form: Form,
+    /// How attention divides an image's rows where it is not as the model's heads have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionTiling>,
 }
 
 impl Target {
     /// The CPU, which computes in f32, with weights stored in `weights`.
     pub const fn cpu(weights: Dtype) -> Self {
-        Self { precision: Precision { activations: Dtype::F32, weights }, form: Form::Cpu }
+        Self { precision: Precision { activations: Dtype::F32, weights }, form: Form::Cpu, attention: None }
     }
 
     /// A GPU, which keeps activations and weights in `dtype`.
     pub const fn cuda(dtype: Dtype, form: Form) -> Self {
-        Self { precision: Precision { activations: dtype, weights: dtype }, form }
+        Self { precision: Precision { activations: dtype, weights: dtype }, form, attention: None }
+    }
+
+    /// The same with attention's rows divided otherwise, in the form that has groups of queries. Results have other bits.
+    #[cfg(feature = "cuda-unversioned")]
+    pub(crate) const fn with_attention(self, tiling: AttentionTiling) -> Self {
+        Self { attention: Some(tiling), ..self }
     }
 
     /// Elements between the starts of two rows that are `width` elements wide. On a GPU rows start on 16 bytes.
@@ -102,7 +111,8 @@ impl Target {
 
     /// How attention divides an image's rows, in the form that has groups of queries in place of items.
     pub(crate) fn attention_tiling(&self, config: &EncoderConfig) -> Option<AttentionTiling> {
-        (self.form == Form::Hopper).then(|| AttentionTiling::of(self.head_columns(config)))
+        let usual = || AttentionTiling::of(self.head_columns(config));
+        (self.form == Form::Hopper).then(|| self.attention.unwrap_or_else(usual))
     }
 
     /// Columns that a head takes in queries, keys, values and attention's output. On a GPU they are filled up with

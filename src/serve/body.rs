@@ -21,12 +21,19 @@ const SWALLOW: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Refused::BodyTooLarge`], [`Refused::BodyTooSlow`], [`Refused::BodyBroken`], and those of [`Place::hold`].
 pub(super) async fn receive(mut body: Body, place: &Place, limit: usize, deadline: Instant) -> Result<Bytes, Refused> {
-    let read = tokio::time::timeout_at(deadline.into(), read(&mut body, place, limit)).await;
-    let result = read.unwrap_or(Err(Refused::BodyTooSlow));
+    let result = in_time(deadline, read(&mut body, place, limit)).await;
     if !matches!(result, Ok(_) | Err(Refused::BodyTooSlow | Refused::BodyBroken { .. })) {
         swallow(body);
     }
     result
+}
+
+/// What is read, or [`Refused::BodyTooSlow`] where that does not arrive before the deadline.
+pub(super) async fn in_time<T>(
+    deadline: Instant,
+    read: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    tokio::time::timeout_at(deadline.into(), read).await.unwrap_or(Err(Refused::BodyTooSlow))
 }
 
 async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Refused> {
@@ -55,22 +62,25 @@ pub(super) fn swallow(mut body: Body) {
     tokio::spawn(tokio::time::timeout(SWALLOW, async move { while let Some(Ok(_)) = body.frame().await {} }));
 }
 
+/// The same bytes, which keep the place until nothing refers to them: what is handed to a connection is dropped only when
+/// it has left, or the client has.
+pub(super) fn keep(piece: Bytes, place: Arc<Place>) -> Bytes {
+    struct Kept {
+        piece: Bytes,
+        _place: Arc<Place>,
+    }
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &self.piece
+        }
+    }
+    Bytes::from_owner(Kept { piece, _place: place })
+}
+
 /// Pieces of an answer. The request's place is kept until the last has left, or the client has.
 pub(super) struct Pieces {
     pub(super) pieces: VecDeque<Bytes>,
-    pub(super) _place: Arc<Place>,
-}
-
-/// A piece on its way through the connection's buffers, in which it stays after the body has ended.
-struct Kept {
-    piece: Bytes,
-    _place: Arc<Place>,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.piece
-    }
+    pub(super) place: Arc<Place>,
 }
 
 impl HttpBody for Pieces {
@@ -79,10 +89,8 @@ impl HttpBody for Pieces {
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let piece = self.pieces.pop_front();
-        Poll::Ready(piece.map(|piece| {
-            let kept = Kept { piece, _place: self._place.clone() };
-            Ok(Frame::data(Bytes::from_owner(kept)))
-        }))
+        // In the connection's buffers a piece outlives this body.
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(keep(piece, self.place.clone())))))
     }
 
     fn is_end_stream(&self) -> bool {

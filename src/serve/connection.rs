@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// How long nothing is accepted after the system had no room for a connection.
@@ -37,12 +37,21 @@ pub struct Connections {
     pub write_timeout: Duration,
 }
 
-/// Accepts connections until `close` comes or is dropped; then lets those that are there finish their answers.
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    /// Without TLS, from the first byte on.
+    Http2,
+}
+
+/// Accepts connections until `close` changes or is dropped; then lets those that are there finish their answers.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    protocol: Protocol,
     connections: Connections,
-    mut close: oneshot::Receiver<()>,
+    mut close: watch::Receiver<()>,
 ) {
     let slots = Arc::new(Semaphore::new(connections.max.clamp(1, Semaphore::MAX_PERMITS)));
     let (closing, _) = watch::channel(false);
@@ -53,11 +62,11 @@ pub(super) async fn serve(
         };
         let (accepted, slot) = tokio::select! {
             accepted = accepted => accepted,
-            _ = &mut close => break,
+            _ = close.changed() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), connections, closing.subscribe());
+                let connection = connection(stream, router.clone(), protocol, connections, closing.subscribe());
                 tokio::spawn(async move {
                     connection.await;
                     drop(slot);
@@ -80,11 +89,17 @@ fn is_its_own(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, router: Router, connections: Connections, mut closing: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    protocol: Protocol,
+    connections: Connections,
+    closing: watch::Receiver<bool>,
+) {
     // Without it, answers wait for the client's delayed acknowledgements.
     drop(stream.set_nodelay(true));
     let requests = Arc::<Requests>::default();
-    let io = TokioIo::new(Impatient::new(stream, connections, requests.clone()));
+    let io = TokioIo::new(Impatient::new(stream, protocol, connections, requests.clone()));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let under_way = UnderWay::new(&requests);
@@ -94,15 +109,32 @@ async fn connection(stream: TcpStream, router: Router, connections: Connections,
             answer.await
         }
     });
-    // The times are `Impatient`'s: hyper's own for a head would count the time before it, too.
-    let connection = http1::Builder::new().header_read_timeout(None).serve_connection(io, service);
-    let mut connection = pin!(connection);
     // What goes wrong is the client's: it has left, or was sent away.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
+    match protocol {
+        Protocol::Http1 => {
+            // The times are `Impatient`'s: hyper's own for a head would count the time before it, too.
+            let connection = http1::Builder::new().header_read_timeout(None).serve_connection(io, service);
+            drop(until_closed(connection, |connection| connection.graceful_shutdown(), closing).await);
+        }
+        Protocol::Http2 => {
+            let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+            drop(until_closed(connection, |connection| connection.graceful_shutdown(), closing).await);
+        }
     }
-    drop(connection.await);
+}
+
+/// Runs a connection to its end, and has it end with what it is at once `closing` comes.
+async fn until_closed<C: Future>(
+    connection: C,
+    shut_down: impl FnOnce(Pin<&mut C>),
+    mut closing: watch::Receiver<bool>,
+) -> C::Output {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        output = connection.as_mut() => return output,
+        _ = closing.wait_for(|closing| *closing) => shut_down(connection.as_mut()),
+    }
+    connection.await
 }
 
 /// Requests of a connection that were begun, and those whose answer has begun.
@@ -131,6 +163,7 @@ impl Drop for UnderWay {
 /// A stream whose waits have an end. All of it happens in the connection's task, so the counts are never behind.
 struct Impatient {
     stream: TcpStream,
+    protocol: Protocol,
     connections: Connections,
     requests: Arc<Requests>,
     /// Requests that had begun when it was read last.
@@ -146,10 +179,10 @@ struct Impatient {
 }
 
 impl Impatient {
-    fn new(stream: TcpStream, connections: Connections, requests: Arc<Requests>) -> Self {
+    fn new(stream: TcpStream, protocol: Protocol, connections: Connections, requests: Arc<Requests>) -> Self {
         let now = Instant::now();
         let alarm = Box::pin(sleep_until(now + connections.header_timeout));
-        Self { stream, connections, requests, known: 0, head_since: Some(now), last: now, alarm, stuck: None }
+        Self { stream, protocol, connections, requests, known: 0, head_since: Some(now), last: now, alarm, stuck: None }
     }
 
     /// Looks whether what is read next is another request's head; whether a request is under way.
@@ -190,7 +223,9 @@ impl AsyncRead for Impatient {
         let is_busy = self.is_busy();
         if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             self.last = Instant::now();
-            if !is_busy {
+            if self.protocol == Protocol::Http2 {
+                self.head_since = None;
+            } else if !is_busy {
                 let last = self.last;
                 self.head_since.get_or_insert(last);
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::statistics::Statistics;
 use crate::batch::Report;
 
 /// Upper bounds of the buckets of times, in seconds: from a header's parsing to a large model on a CPU.
@@ -55,6 +56,16 @@ impl Timing {
         *self.0[stage as usize].get_or_insert_default() += time;
     }
 
+    /// A stage's time, where it was gone through.
+    pub(super) fn milliseconds(&self, stage: Stage) -> Option<f64> {
+        self.0[stage as usize].map(|time| time.as_secs_f64() * 1e3)
+    }
+
+    /// A stage's time; none where it was not gone through.
+    pub(super) fn time(&self, stage: Stage) -> Duration {
+        self.0[stage as usize].unwrap_or_default()
+    }
+
     /// Adds all times of another.
     pub(super) fn append(&mut self, other: &Self) {
         for (own, other) in self.0.iter_mut().zip(other.0) {
@@ -88,6 +99,7 @@ pub(super) struct Metrics {
     batch_tiles: Histogram<7>,
     batch_padding: Histogram<7>,
     batches_ahead: AtomicU64,
+    pub(super) statistics: Statistics,
 }
 
 /// How many values were at most each bound, in all, and their sum in millionths.
@@ -135,6 +147,7 @@ impl Metrics {
     /// A request has its answer, which took `serialise` to make; its `Server-Timing`.
     pub(super) fn answered(&self, mut timing: Timing, serialise: Duration) -> String {
         timing.add(Stage::Serialise, serialise);
+        self.statistics.succeeded(&timing);
         for (stage, time) in timing.stages() {
             self.stages[stage].observe(time.as_secs_f64(), &SECONDS);
         }
@@ -148,6 +161,7 @@ impl Metrics {
         let padding = batch.tiles.saturating_sub(batch.output_tiles) as f64 / batch.tiles.max(1) as f64;
         self.batch_padding.observe(padding, &SHARES);
         self.batches_ahead.fetch_add(u64::from(batch.ahead), Ordering::Relaxed);
+        self.statistics.computed(batch);
     }
 
     pub(super) fn count_tiles(&self, tiles: i64) {

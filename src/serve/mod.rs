@@ -1,4 +1,5 @@
-//! The HTTP server: `POST /v1/encode`, the Open Inference Protocol, health and metrics, around one [`Batcher`].
+//! The server: `POST /v1/encode`, the Open Inference Protocol over HTTP and gRPC, health and metrics, around one
+//! [`Batcher`].
 //!
 //! ```text
 //! request ── admitted ── body read ── header read ── decoded, cut ── queued ── encoded ── answered
@@ -7,14 +8,21 @@
 
 mod body;
 mod connection;
+mod deadline;
+mod grpc;
 mod health;
 mod infer;
+mod log;
 mod metrics;
 mod output;
+mod outputs;
+mod page;
 mod picture;
 mod protocol;
 mod refused;
 mod service;
+mod statistics;
+mod tensors;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,22 +30,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
 pub use connection::Connections;
+use connection::Protocol;
 use metrics::Metrics;
 use service::Service;
 
 /// What a server takes and how long it waits.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The address to listen on; port 0 takes a free one.
+    /// The address to listen on for HTTP; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The address to listen on for gRPC, where it is served.
+    pub grpc_listen: Option<SocketAddr>,
     /// What connections may take.
     pub connections: Connections,
     /// Requests between their first byte and the last byte of their answer.
@@ -58,6 +70,15 @@ pub struct Options {
     pub batch_timeout: Duration,
     /// How long requests that are there are worked on after the first signal to end.
     pub drain_timeout: Duration,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// For HTTP.
+    pub http: SocketAddr,
+    /// For gRPC, where it is served.
+    pub grpc: Option<SocketAddr>,
 }
 
 /// Why a server ended, or did not start.
@@ -95,11 +116,11 @@ const WATCH: Duration = Duration::from_millis(50);
 /// How long the last answers have to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Serves until a signal (SIGTERM or SIGINT) ends it or the encoder is lost. `started` is told the address.
+/// Serves until a signal (SIGTERM or SIGINT) ends it or the encoder is lost. `started` is told where it listens.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses)) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run(encoder, options, started));
     // A batch that hangs is not waited for.
@@ -107,27 +128,46 @@ pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAdd
     result
 }
 
-async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses)) -> Result<(), ServeError> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-    let refuse = |source| ServeError::Listen { address: options.listen, source };
-    let listener = tokio::net::TcpListener::bind(options.listen).await.map_err(refuse)?;
-    let address = listener.local_addr()?;
+    let http = listen(options.listen).await?;
+    let grpc = match options.grpc_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let service = Arc::new(service(encoder, options)?);
-    let (close, closed) = oneshot::channel();
-    let connections = tokio::spawn(connection::serve(listener, router(service.clone()), options.connections, closed));
-    started(address);
+    let (close, closed) = watch::channel(());
+    let connections = |listener: TcpListener, router: Router, protocol: Protocol| {
+        tokio::spawn(connection::serve(listener, router, protocol, options.connections, closed.clone()))
+    };
+    let addresses =
+        Addresses { http: http.local_addr()?, grpc: grpc.as_ref().map(TcpListener::local_addr).transpose()? };
+    let http = connections(http, router(service.clone()), Protocol::Http1);
+    let grpc = grpc.map(|listener| connections(listener, grpc::router(service.clone()), Protocol::Http2));
+    started(addresses);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {
         drop(close);
-        drop(tokio::time::timeout(LAST_ANSWERS, connections).await);
+        let all_closed = async {
+            drop(http.await);
+            if let Some(grpc) = grpc {
+                drop(grpc.await);
+            }
+        };
+        drop(tokio::time::timeout(LAST_ANSWERS, all_closed).await);
     }
     result
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
 /// Returns when there is nothing left to compute.
 async fn until_the_end(service: &Service, options: &Options, signals: &mut Signals) -> Result<(), ServeError> {
     let end_lost = |reason: String| {
+        tracing::error!(reason, "the encoder is lost");
         service.stop(&reason);
         Err(ServeError::Lost { reason })
     };
@@ -135,6 +175,7 @@ async fn until_the_end(service: &Service, options: &Options, signals: &mut Signa
         () = signals.next() => {}
         reason = lost(service, options.batch_timeout) => return end_lost(reason),
     }
+    tracing::info!(requests = service.batcher.load().0, "draining");
     service.batcher.drain();
     tokio::select! {
         () = signals.next() => Err(ServeError::Interrupted),
@@ -187,7 +228,13 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/config", get(protocol::config))
         .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
         .route("/v2/models/{model}/versions/1/infer", infer)
+        .route("/v2/models/{model}/stats", get(protocol::statistics))
+        .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
+        .route("/v2/models/stats", get(protocol::all_statistics))
+        .route("/v2/repository/index", post(protocol::repository))
+        .merge(page::routes())
         .fallback(refused::no_such_path)
+        .layer(axum::middleware::from_fn(log::requests))
         .with_state(service)
 }
 

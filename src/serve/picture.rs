@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{Pieces, receive, swallow};
+use super::log::Told;
 use super::output;
 use super::refused::Refused;
 use super::service::Service;
@@ -33,10 +34,16 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     };
     let file = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
     visit.received();
+    visit.unless_known(&head.headers, dtype);
     let place = visit.place.clone();
-    let answer = visit.pictures(vec![file]).await?;
+    let mut answer = visit.pictures(vec![file]).await?;
     let begin = Instant::now();
     let model = &service.model;
+    let [placement] = answer.placements[..] else {
+        return Err(Refused::Dropped { reason: "one picture has one place" });
+    };
+    let (etag, told) = (answer.etag(dtype), Told::of(&answer));
+    let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
         &answer,
         dtype,
@@ -48,17 +55,28 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("tile_size", model.config.tile_size.to_string()),
             ("max_num_tiles", model.config.max_num_tiles.to_string()),
             ("preprocess", model.preprocessor.as_ref().map_or("", |p| p.preprocess().name()).to_string()),
+            // Height and width in the file, and after resizing; the rest of the canvas is padding.
+            ("picture_size", pair(placement.size)),
+            ("resized", pair(placement.canvas.resized)),
         ],
     );
-    let timing = answer.timing;
-    let pieces = [head, output::embeddings(answer.reply, dtype)].into();
-    let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
+    let mut response = Response::new(Body::new(Pieces { pieces, place }));
+    response.extensions_mut().insert(told);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if let Ok(timing) = service.metrics.answered(timing, begin.elapsed()).try_into() {
+    if let Ok(etag) = etag.try_into() {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
         headers.insert("server-timing", timing);
     }
     Ok(response)
+}
+
+/// Two numbers as JSON has them.
+fn pair([first, second]: [usize; 2]) -> String {
+    format!("[{first}, {second}]")
 }
 
 /// The element type that the query asks for.

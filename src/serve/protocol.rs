@@ -11,12 +11,17 @@ use serde_json::{Value, json};
 use super::health;
 use super::refused::Refused;
 use super::service::Service;
+use crate::batch::Phase;
 
 /// The model's name; a part of the contract.
 pub(super) const MODEL: &str = "tilesight";
 
 /// The one version there is.
 pub(super) const VERSION: &str = "1";
+
+/// What is here beyond the protocol itself.
+pub(super) const EXTENSIONS: [&str; 4] =
+    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
 /// Refuses other models.
 pub(super) fn require_model(name: &str) -> Result<(), Refused> {
@@ -26,13 +31,20 @@ pub(super) fn require_model(name: &str) -> Result<(), Refused> {
     Err(Refused::NotHere { what: format!("model {name:?}, for the one there is is called {MODEL},") })
 }
 
+/// Refuses other versions. An empty one is any.
+pub(super) fn require_version(version: &str) -> Result<(), Refused> {
+    if version.is_empty() || version == VERSION {
+        return Ok(());
+    }
+    Err(Refused::NotHere { what: format!("version {version:?}, for the one there is is {VERSION},") })
+}
+
 fn answer(json: &Value) -> impl IntoResponse + use<> {
     ([(CONTENT_TYPE, "application/json")], json.to_string())
 }
 
 pub(super) async fn server() -> impl IntoResponse {
-    let extensions = ["binary_tensor_data", "model_configuration"];
-    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions }))
+    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }))
 }
 
 pub(super) async fn ready(
@@ -64,10 +76,6 @@ pub(super) async fn config(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Refused> {
     require_model(&name)?;
-    let data_type = |datatype: &str| match datatype {
-        "BYTES" => "TYPE_STRING".to_string(),
-        other => format!("TYPE_{other}"),
-    };
     let output = |(name, datatype, dims): (&str, &str, Vec<i64>)| json!({ "name": name, "data_type": data_type(datatype), "dims": dims });
     // A request has a picture or pixels, so none of the inputs is in every request.
     let input = |(name, datatype, dims): (&str, &str, Vec<i64>)| json!({ "name": name, "data_type": data_type(datatype), "dims": dims, "optional": true });
@@ -81,8 +89,47 @@ pub(super) async fn config(
     })))
 }
 
+/// What the model has done.
+pub(super) async fn statistics(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Refused> {
+    require_model(&name)?;
+    Ok(all_statistics(State(service)).await)
+}
+
+/// The same of all models, which is one.
+pub(super) async fn all_statistics(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    answer(&json!(service.metrics.statistics.read()))
+}
+
+/// `POST /v2/repository/index`: the one model and whether it is ready.
+pub(super) async fn repository(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    let [name, version, state, reason] = index(&service);
+    answer(&json!([{ "name": name, "version": version, "state": state, "reason": reason }]))
+}
+
+/// The model's name, version, state, and the reason where it is not ready.
+pub(super) fn index(service: &Service) -> [String; 4] {
+    let (state, reason) = match service.batcher.phase() {
+        Phase::Serving => ("READY", ""),
+        Phase::Starting => ("LOADING", ""),
+        Phase::Draining => ("UNLOADING", "the server is shutting down"),
+        Phase::Stopped => ("UNAVAILABLE", service.batcher.lost().unwrap_or("the server is shutting down")),
+    };
+    [MODEL, VERSION, state, reason].map(String::from)
+}
+
+/// A datatype as the model's configuration names it.
+pub(super) fn data_type(datatype: &str) -> String {
+    match datatype {
+        "BYTES" => "TYPE_STRING".to_string(),
+        other => format!("TYPE_{other}"),
+    }
+}
+
 /// Name, type and shape; −1 is any size.
-fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
+pub(super) fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
     let config = &service.model.config;
     let (channels, side) = (config.in_channels as i64, config.tile_size as i64);
     [
@@ -92,7 +139,7 @@ fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
     ]
 }
 
-fn outputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
+pub(super) fn outputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
     let width = service.model.config.decoder_embed_dim as i64;
     [("embeddings", "FP32", vec![-1, width]), ("num_tiles", "INT64", vec![-1]), ("aspect_ratio", "INT64", vec![-1, 2])]
 }

@@ -9,19 +9,21 @@ use axum::http::{HeaderMap, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
+use super::output::{etag, lists};
 use super::refused::Refused;
+use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
-use crate::encoder::{self, Encoder};
-use crate::image::{Image, Limits as ImageLimits, Preprocessor};
+use crate::digest::Digest;
+use crate::dtype::Dtype;
+use crate::encoder::{self, Encoder, Identity, Pixels};
+use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
-
-/// The header by which a client asks for less time than the server gives.
-const TIMEOUT: &str = "tilesight-timeout-ms";
 
 /// The model, as its clients see it.
 pub(super) struct Model {
@@ -30,6 +32,7 @@ pub(super) struct Model {
     pub(super) computed_in: crate::Dtype,
     /// None where the model's pixels have not three channels.
     pub(super) preprocessor: Option<Preprocessor>,
+    identity: Identity,
     computed_tiles: BTreeMap<[usize; 2], usize>,
 }
 
@@ -43,6 +46,7 @@ impl Model {
             computed_tiles: ratios.filter_map(count).collect(),
             config,
             semantics: encoder.semantics(),
+            identity: encoder.identity(),
             computed_in: encoder.precision().activations,
             preprocessor: encoder.preprocessor().ok().cloned(),
         }
@@ -72,7 +76,37 @@ pub(super) struct Answer {
     /// Tiles of each image whose rows are there.
     pub(super) num_tiles: Vec<i64>,
     pub(super) aspect_ratios: Vec<[i64; 2]>,
+    /// One a picture, or one for a pixel tensor.
+    pub(super) content_hashes: Vec<Digest>,
+    /// One a picture; of a pixel tensor there is none.
+    pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+    account: Account,
+}
+
+/// Where a picture came to lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placement {
+    /// The picture's height and width in its file.
+    pub(super) size: [usize; 2],
+    pub(super) canvas: Canvas,
+}
+
+impl Answer {
+    /// The response is made, which took so long; its `Server-Timing`.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
+        self.account.succeed(self.timing, serialise)
+    }
+
+    /// The content hash of all of it.
+    pub(super) fn content_hash(&self) -> Digest {
+        Digest::of_all(&self.content_hashes)
+    }
+
+    /// The ETag of its embeddings in this element type.
+    pub(super) fn etag(&self, dtype: Dtype) -> String {
+        etag(&self.content_hash(), dtype)
+    }
 }
 
 /// One request that has been let in.
@@ -82,7 +116,10 @@ pub(super) struct Visit<'a> {
     pub(super) deadline: Instant,
     /// When the stage began that it is in.
     begin: Instant,
+    account: Account,
     timing: Timing,
+    /// ETags that the client has, and the element type that it asks for.
+    known: Option<(String, Dtype)>,
 }
 
 impl Service {
@@ -95,22 +132,16 @@ impl Service {
 
     /// Lets a request in, or refuses it before any of its body is read.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Visit<'_>, Refused> {
-        let begin = Instant::now();
+        let (begin, account) = (Instant::now(), Account::open(&self.metrics));
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(Refused::malformed(format!(
                 "bodies are taken as they are, found Content-Encoding {encoding:?}"
             )));
         }
-        let asked = headers.get(TIMEOUT).map(|value| {
-            let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
-            milliseconds.map(Duration::from_millis).ok_or_else(|| {
-                Refused::malformed(format!("{TIMEOUT} must be a number of milliseconds, found {value:?}"))
-            })
-        });
-        let timeout = asked.transpose()?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
+        let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
         let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, timing: Timing::default() })
+        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -133,6 +164,18 @@ impl Visit<'_> {
         self.begin = now;
     }
 
+    /// Nothing is computed for a client that has it: one whose If-None-Match lists the ETag.
+    pub(super) fn unless_known(&mut self, headers: &HeaderMap, dtype: Dtype) {
+        let tags = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        self.known = tags.map(|tags| (tags.to_string(), dtype));
+    }
+
+    fn require_unknown(&self, content_hashes: &[Digest]) -> Result<(), Refused> {
+        let Some((tags, dtype)) = &self.known else { return Ok(()) };
+        let etag = etag(&Digest::of_all(content_hashes), *dtype);
+        if lists(tags, &etag) { Err(Refused::Unchanged { etag }) } else { Ok(()) }
+    }
+
     /// Encodes pictures, given as files.
     pub(super) async fn pictures(mut self, files: Vec<Bytes>) -> Result<Answer, Refused> {
         let model = &self.service.model;
@@ -144,33 +187,37 @@ impl Visit<'_> {
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| Refused::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
-        let (place, tile_bytes) = (self.place.clone(), model.tile_bytes());
+        let (place, tile_bytes, identity) = (self.place.clone(), model.tile_bytes(), model.identity);
         let cut = tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let mut timing = Timing::default();
             let cut = |file: &Bytes| {
                 let begin = Instant::now();
                 let (width, height) = Image::dimensions(file, &limits)?;
-                place.hold((preprocessor.num_tiles(width, height)? as u64).saturating_mul(tile_bytes))?;
+                let canvas = preprocessor.canvas(width, height)?;
+                place.hold((canvas.num_tiles() as u64).saturating_mul(tile_bytes))?;
                 let image = Image::decode(file, &limits)?;
                 let decoded = Instant::now();
-                let tiles = preprocessor.tiles(&image)?;
+                let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
                 timing.add(Stage::Decode, decoded - begin);
                 timing.add(Stage::Preprocess, decoded.elapsed());
-                Ok(tiles)
+                let content_hash = identity.content_hash(&digest, Some(&preprocessor));
+                Ok((tiles?, content_hash, Placement { size: [height, width], canvas }))
             };
-            let tiles = files.iter().map(cut).collect::<Result<Vec<_>, Refused>>()?;
-            Ok::<_, Refused>((tiles, timing))
+            let cut = files.iter().map(cut).collect::<Result<(Vec<_>, Vec<_>, Vec<_>), Refused>>()?;
+            Ok::<_, Refused>((cut, timing))
         });
         let cut = self.in_time(cut).await?.map_err(|_| Refused::Dropped { reason: "the decoder panicked" })?;
-        let (tiles, timing) = cut?;
+        let ((tiles, content_hashes, placements), timing) = cut?;
         self.has_worked(&timing);
+        self.require_unknown(&content_hashes)?;
         let ratios: Vec<[usize; 2]> = tiles.iter().map(|tiles| tiles.aspect_ratio).collect();
         let count = |[down, across]: &[usize; 2]| down * across;
         let cost = ratios.iter().map(|r| model.computed_tiles.get(r).copied().unwrap_or_else(|| count(r))).sum();
         let aspect_ratios = ratios.iter().map(|ratio| ratio.map(|side| side as i64)).collect();
         let num_tiles = ratios.iter().map(|ratio| count(ratio) as i64).collect();
-        self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios).await
+        let answer = self.encode(Inputs::Pictures(tiles), cost, num_tiles, aspect_ratios, content_hashes).await?;
+        Ok(Answer { placements, ..answer })
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
@@ -180,13 +227,26 @@ impl Visit<'_> {
         shape: [usize; 5],
         aspect_ratio: Option<Vec<[i64; 2]>>,
     ) -> Result<Answer, Refused> {
-        self.ends(Stage::Decode);
         let [images, tiles, ..] = shape;
         let all = images.saturating_mul(tiles);
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
-        let ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
+        let identity = self.service.model.identity;
+        let hash = tokio::task::spawn_blocking(move || {
+            let [n, t, channels, height, width] = shape;
+            let shape = [1, n, t, channels, height, width];
+            let pixels = Pixels { images: &values, shape, aspect_ratio: aspect_ratio.as_deref() };
+            let content_hash = identity.content_hash(&pixels.digest(), None);
+            (values, aspect_ratio, content_hash)
+        });
+        let hash = self.in_time(hash).await?.map_err(|_| Refused::Dropped { reason: "hashing panicked" })?;
+        let (values, aspect_ratio, content_hash) = hash;
+        self.ends(Stage::Decode);
+        let content_hashes = vec![content_hash];
+        self.require_unknown(&content_hashes)?;
+        let aspect_ratios = aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; images]);
         let inputs = Inputs::Pixels { values, shape, aspect_ratio };
-        self.encode(inputs, all, vec![tiles as i64; images], ratios).await
+        let num_tiles = vec![tiles as i64; images];
+        self.encode(inputs, all, num_tiles, aspect_ratios, content_hashes).await
     }
 
     async fn encode(
@@ -195,6 +255,7 @@ impl Visit<'_> {
         cost: usize,
         num_tiles: Vec<i64>,
         aspect_ratios: Vec<[i64; 2]>,
+        content_hashes: Vec<Digest>,
     ) -> Result<Answer, Refused> {
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
@@ -213,7 +274,17 @@ impl Visit<'_> {
         self.service.metrics.count_tiles(num_tiles.iter().sum());
         let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
-        Ok(Answer { reply, embeddings_shape, num_tiles, aspect_ratios, timing: self.timing })
+        let (timing, account) = (self.timing, self.account);
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements: Vec::new(),
+            timing,
+            account,
+        })
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.

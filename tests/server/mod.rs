@@ -1,9 +1,13 @@
 //! A server process, and a client that sends just the bytes it is told to.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[cfg(feature = "serve")]
+pub mod grpc;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::golden;
@@ -14,6 +18,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// gRPC's address.
+    pub grpc: SocketAddr,
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 /// An answer.
@@ -56,21 +63,43 @@ impl Server {
 
     /// The same by a command that takes the program's arguments.
     pub fn run(mut command: Command, options: &[&str]) -> Self {
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(options).stderr(Stdio::piped());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]).args(options);
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let mut grpc = None;
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("listening on http://") {
-                break address.parse().unwrap();
+            said.lock().unwrap().push(line.clone());
+            let logged: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+            let find = |protocol: &str| {
+                let said = line
+                    .strip_prefix("listening on ")
+                    .and_then(|line| line.strip_prefix(protocol)?.strip_prefix("://"));
+                said.or(logged.as_ref().and_then(|line| line[protocol].as_str()))
+                    .map(|address| address.parse().unwrap())
+            };
+            grpc = grpc.or(find("grpc"));
+            if let Some(address) = find("http") {
+                break address;
             }
-            said.push(line);
         };
-        // What it says later is passed on, so that it never waits for a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
-        Self { child, address }
+        // What it says later is read as it comes, so that it never waits for a reader.
+        let later = said.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("server: {line}");
+                later.lock().unwrap().push(line);
+            }
+        });
+        Self { child, address, grpc: grpc.expect("it says where it serves gRPC"), said }
+    }
+
+    /// The lines it has written to its standard error so far.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
     }
 
     pub fn wait_until_ready(&self) {

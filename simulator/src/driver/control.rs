@@ -121,7 +121,7 @@ pub unsafe extern "C" fn tilesight_simulator_num_alive(kind: *const c_char) -> i
     census.iter().find(|(name, _)| *name == kind).map_or(-1, |(_, count)| *count as i64)
 }
 
-/// Says on standard error what is alive.
+/// Says on standard error what was launched, and what is alive.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilesight_simulator_report() {
     report();
@@ -132,4 +132,7 @@ pub(super) extern "C" fn report() {
     let driver = driver();
     let (calls, launches, alive) = (driver.num_calls, driver.num_launches, describe(&driver.census(None)));
     eprintln!("CUDA simulator: {calls} calls, {launches} launches; alive: {alive}");
+    for (kernel, launches) in &driver.launches {
+        eprintln!("CUDA simulator: {launches} of {kernel}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The state of the driver, and its devices at work.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::thread;
 
 use super::RELEASED;
@@ -75,6 +76,8 @@ pub(super) struct Driver {
     pub(super) is_initialized: bool,
     pub(super) num_calls: u64,
     pub(super) num_launches: u64,
+    /// The same by the kernel's name.
+    pub(super) launches: BTreeMap<&'static str, u64>,
     /// Operations done so far: the device's clock, which tells order and no time.
     clock: u64,
     random: Random,
@@ -116,6 +119,7 @@ impl Driver {
             is_initialized: false,
             num_calls: 0,
             num_launches: 0,
+            launches: BTreeMap::new(),
             clock: 0,
             devices: Vec::new(),
             memory: Memory::default(),
@@ -190,9 +194,11 @@ impl Driver {
         let Some(operation) = self.schedule.choose(wait, &mut self.random) else { return false };
         let Some(pending) = self.schedule.get(operation) else { return false };
         let device = pending.device;
-        let starts = matches!(pending.work, Work::Kernel(_)) && self.schedule.released != Some(operation);
-        if starts {
+        if let Work::Kernel(kernel) = &pending.work
+            && self.schedule.released != Some(operation)
+        {
             self.num_launches += 1;
+            *self.launches.entry(kernel.entry.name).or_default() += 1;
             if self.config.hang_launch == Some(self.num_launches) {
                 self.schedule.hung = Some(operation);
                 return true;

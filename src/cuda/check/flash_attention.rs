@@ -9,7 +9,7 @@ use crate::cuda::ops::{
 };
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::{ATTENTION_PIECES, AttentionTiling, Form, MultipleRows, Rows, Stack};
+use crate::plan::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, Form, MultipleRows, Rows, Stack};
 
 /// How much more than the error of a plain computation in the same element types.
 const FACTOR: f64 = 1.1;
@@ -33,42 +33,76 @@ const BATCHES: [&[Image]; 6] = [
     &[(190, &[3; 200]), (250, &[28; 30])],
 ];
 
-pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
+/// At the borders of what Hopper's kernels with this tiling cut rows into: a warpgroup's tile, an item and a block of keys,
+/// each just filled and with one more, and a block with one less; and rows left over whose keys are cut into pieces: one,
+/// those of a tile, one more.
+fn hopper_edges(AttentionTiling { rows, keys }: AttentionTiling) -> [Vec<Image>; 3] {
+    // The fewest items whose images have the four blocks of keys that are cut.
+    let whole = (3 * keys).div_ceil(rows) * rows;
+    let tile = ATTENTION_TILE;
+    let image = |rows: usize| -> Image { (rows, &[]) };
+    [
+        [tile, tile + 1, rows, rows + 1, keys - 1, keys, keys + 1].map(image).to_vec(),
+        vec![image(whole + 1)],
+        vec![image(whole + tile), image(whole + tile + 1)],
+    ]
+}
+
+/// As many pieces as there can be, of the published model's heads.
+const MANY_PIECES: [Image; 1] = [(9 * 192 + 64, &[])];
+
+fn batches(tiling: AttentionTiling, form: Form) -> Vec<Vec<Image>> {
+    let shared = BATCHES.iter().map(|images| images.to_vec());
+    let edges = (form == Form::Hopper).then(|| hopper_edges(tiling));
+    shared.chain(edges.into_iter().flatten()).collect()
+}
+
+pub(super) fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
     // Head sizes of the model, and the columns they take.
     let heads = [[4, 16], [32, 32], [48, 48], [64, 64], [80, 80], [88, 96], [112, 112], [128, 128]];
-    let variants = heads.into_iter().flat_map(|head| BATCHES.map(|images| (head, images)));
-    let case = |([head_dim, columns], images): ([usize; 2], &'static [Image])| {
+    let case = |[head_dim, columns]: [usize; 2], images: Vec<Image>| {
         let rows: Vec<usize> = images.iter().map(|(real, padding)| real + padding.len()).collect();
         Case {
             kernel: "flash_attention",
             shape: format!("heads of {head_dim}, images of {rows:?} rows"),
-            run: Box::new(move |bench| Attention::draw(images, head_dim, columns, dtype).run(bench)),
+            run: Box::new(move |bench| Attention::draw(&images, head_dim, columns, dtype).run(bench)),
         }
     };
-    variants.map(case).collect()
+    let in_use = heads
+        .into_iter()
+        .flat_map(|head| batches(AttentionTiling::of(head[1]), form).into_iter().map(move |images| case(head, images)));
+    let hopper = (form == Form::Hopper).then(|| {
+        let mut cases = hopper_cases(dtype);
+        cases.push(case([80, 80], MANY_PIECES.to_vec()));
+        cases
+    });
+    in_use.chain(hopper.into_iter().flatten()).collect()
 }
 
 /// Those of Hopper's other kernels: against float64, and with those that compute the same to the bit.
-pub(super) fn hopper_cases(dtype: Dtype) -> Vec<Case> {
-    let case = |variant: &'static AttentionVariant, images: &'static [Image], shape: &str, run: Variant| Case {
-        kernel: "flash_attention",
-        shape: format!("{}, {shape} of {} images", variant.kernel.suffix, images.len()),
-        run: Box::new(move |bench| {
-            run(&Attention::draw(images, variant.columns, variant.columns, dtype), bench, variant)
-        }),
-    };
-    let others = OTHER_ATTENTION.iter().flat_map(|variant| {
-        BATCHES.map(|images| {
-            case(variant, images, "rows", |attention, bench, variant| attention.run_variant(bench, variant))
+fn hopper_cases(dtype: Dtype) -> Vec<Case> {
+    let cases = |variant: &'static AttentionVariant, shape: &'static str, run: Variant| {
+        batches(variant.tiling, Form::Hopper).into_iter().map(move |images| Case {
+            kernel: "flash_attention",
+            shape: format!(
+                "{}, {shape} of {:?}",
+                variant.name,
+                images.iter().map(|(real, _)| real).collect::<Vec<_>>()
+            ),
+            run: Box::new(move |bench| {
+                run(&Attention::draw(&images, variant.columns, variant.columns, dtype), bench, variant)
+            }),
         })
-    });
-    let alike = ALIKE_ATTENTION.iter().flat_map(|variant| {
-        let run: Variant = |attention, bench, variant| attention.compare(bench, [None, Some(variant)]);
-        BATCHES.map(|images| case(variant, images, "the same bits", run))
-    });
-    let run: Variant = |attention, bench, variant| attention.compare(bench, [&OTHER_ATTENTION[0], variant].map(Some));
-    let mixed = BATCHES.map(|images| case(&OTHER_ATTENTION[1], images, "the same bits", run));
-    others.chain(alike).chain(mixed).collect()
+    };
+    let against_float64: Variant = |attention, bench, variant| attention.run_variant(bench, variant);
+    let others = OTHER_ATTENTION.iter().flat_map(|variant| cases(variant, "rows", against_float64));
+    let as_in_use: Variant = |attention, bench, variant| attention.compare(bench, [None, Some(variant)]);
+    let alike = ALIKE_ATTENTION.iter().flat_map(|variant| cases(variant, "the same bits", as_in_use));
+    let [first, second] = &OTHER_ATTENTION;
+    let as_first: Variant =
+        |attention, bench, variant| attention.compare(bench, [Some(&OTHER_ATTENTION[0]), Some(variant)]);
+    assert_eq!(first.tiling, second.tiling, "kernels with the same bits");
+    others.chain(alike).chain(cases(second, "the same bits", as_first)).collect()
 }
 
 /// What is done with one of Hopper's kernels.
@@ -76,7 +110,7 @@ type Variant = fn(&Attention, &Bench, &'static AttentionVariant) -> Result<Findi
 
 /// The rows of a batch.
 struct Attention {
-    images: &'static [Image],
+    images: Vec<Image>,
     head_dim: usize,
     /// That a head takes; zeros beyond head_dim.
     columns: usize,
@@ -86,20 +120,26 @@ struct Attention {
 }
 
 impl Attention {
-    fn draw(images: &'static [Image], head_dim: usize, columns: usize, dtype: Dtype) -> Self {
-        let num_rows: usize = images.iter().map(|(real, padding)| real + padding.len()).sum();
-        let mut draw = Draw::new((num_rows * head_dim) as u64);
+    fn draw(images: &[Image], head_dim: usize, columns: usize, dtype: Dtype) -> Self {
+        // Keys beside a border of what is seen: who sees one too many, or too few, is to notice.
+        let borders = images.iter().flat_map(|(real, padding)| {
+            let len = real + padding.len();
+            (0..len).map(move |row| [0, real - 1, *real, len - 1].contains(&row))
+        });
+        let borders: Vec<bool> = borders.collect();
+        let mut draw = Draw::new((borders.len() * head_dim) as u64);
         let mut qkv = Vec::new();
-        for row in 0..num_rows {
+        for (row, is_border) in borders.into_iter().enumerate() {
             // Scores that reach far, and rows of values a hundred times the others.
-            for scale in [2.0, if row % 7 == 3 { 4.0 } else { 1.0 }, if row % 5 == 4 { 100.0 } else { 1.0 }] {
+            let key = if is_border || row % 7 == 3 { 4.0 } else { 1.0 };
+            for scale in [2.0, key, if row % 5 == 4 { 100.0 } else { 1.0 }] {
                 for _ in 0..NUM_HEADS {
                     qkv.extend(draw.normal(head_dim, scale, dtype));
                     qkv.resize(qkv.len() + columns - head_dim, 0.0);
                 }
             }
         }
-        Self { images, head_dim, columns, dtype, qkv }
+        Self { images: images.to_vec(), head_dim, columns, dtype, qkv }
     }
 
     fn run(&self, bench: &Bench) -> Result<Finding, CudaError> {
@@ -147,6 +187,7 @@ impl Attention {
             num_items: DeviceBatch::new(&batch, 0).num_attention_items(Stack::Transformer, num_items),
             queries: match is_grouped {
                 true => Queries::Groups(GroupedQueries {
+                    tiling,
                     groups: Array::new(&groups, 0, num_items),
                     counters: Array::new(&counters, 0, num_counters),
                     partials: Some(partials.values()),
@@ -174,7 +215,7 @@ impl Attention {
     /// The queries as Hopper's kernels take them, and how many tickets their pieces draw.
     fn groups(&self, tiling: AttentionTiling) -> (Vec<AttentionGroup>, usize) {
         let (mut groups, mut first) = (AttentionGroups::default(), 0);
-        for (real, padding) in self.images {
+        for (real, padding) in &self.images {
             let multiple = |(row, multiplicity): (usize, &usize)| MultipleRows {
                 rows: real + row..real + row + 1,
                 multiplicity: *multiplicity,
@@ -190,7 +231,7 @@ impl Attention {
     /// Who sees whom, and log2 of each row's multiplicity; NaN where it must not be read.
     fn items(&self) -> (Vec<AttentionItem>, Vec<f32>) {
         let (mut items, mut logarithms) = (Vec::new(), Vec::new());
-        for (real, padding) in self.images {
+        for (real, padding) in &self.images {
             let (key_row, len) = (logarithms.len() as u32, real + padding.len());
             for (queries, num_keys) in [(0..*real, len), (*real..len, *real)] {
                 for start in queries.clone().step_by(ATTENTION_QUERIES as usize) {
@@ -214,7 +255,7 @@ impl Attention {
         let width = NUM_HEADS * self.columns;
         let (mut exact, mut plain) = (Vec::with_capacity(rows * width), Vec::with_capacity(rows * width));
         let mut first = 0;
-        for (real, padding) in self.images {
+        for (real, padding) in &self.images {
             let len = real + padding.len();
             for query in 0..len {
                 let seen = if query < *real { len } else { *real };

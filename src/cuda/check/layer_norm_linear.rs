@@ -1,13 +1,13 @@
 //! `layer_norm_linear` against norm and product in float64, with the weights as they were before they were folded; it may
 //! err as much as rounding the norm and then the product does.
 
-use super::linear::{batch_of, gelu, moments, product, stride, wide};
+use super::linear::{batch_of, gelu, moments, product, stride, wide, with_edges};
 use super::{Bench, Case, Draw, Finding, relative_error, rounded};
 use crate::config::NORM_EPS;
 use crate::cuda::ops::{Array, DeviceBatch, LayerNormLinear};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::Stack;
+use crate::plan::{Form, Stack};
 
 /// How much worse than the two roundings a case may be by luck: a row has few values.
 const LUCK: f64 = 1.4;
@@ -15,8 +15,8 @@ const LUCK: f64 = 1.4;
 /// One row; widths that fill neither tile nor slab; the published model's.
 const SHAPES: [[usize; 3]; 5] = [[1, 160, 480], [129, 33, 7], [70, 72, 132], [260, 96, 99], [130, 1280, 3840]];
 
-pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
-    let shapes = SHAPES.into_iter().flat_map(|shape| [(shape, 0.0), (shape, 50.0)]);
+pub(super) fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
+    let shapes = with_edges(&SHAPES, form).into_iter().flat_map(|shape| [(shape, 0.0), (shape, 50.0)]);
     let variants = shapes.flat_map(|(shape, shift)| [(shape, shift, false), (shape, shift, true)]);
     let case = |([rows, inputs, outputs], shift, gelu): ([usize; 3], f32, bool)| {
         let activation = if gelu { ", GELU" } else { "" };

@@ -7,6 +7,7 @@ use crate::cuda::abi;
 use crate::cuda::driver::DeviceMemory;
 use crate::cuda::ops::Matrix;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 /// What summing in f32 adds to the error of the nearest result.
 pub(super) const SUM_NOISE: f64 = 2e-6;
@@ -16,6 +17,26 @@ pub(super) const LUCK: f64 = 1.02;
 
 /// Error of means and of squared deviations in f32, relative to their norms.
 const MOMENTS_NOISE: f64 = 1e-5;
+
+/// Rows, inputs and outputs at the borders of what Hopper's products are cut into: halves of 64 rows and tiles of 128, slabs of
+/// 64 columns of K and steps of 16, panels of 64 columns and tiles of 128 and 256. The last has more tiles than any GPU has
+/// multiprocessors, so that blocks go on to a second one.
+const HOPPER_EDGES: [[usize; 3]; 8] = [
+    [63, 8, 64],
+    [64, 40, 63],
+    [65, 8, 129],
+    [127, 40, 256],
+    [128, 64, 257],
+    [129, 72, 127],
+    [200, 40, 320],
+    [1601, 40, 3840],
+];
+
+/// The shapes of all forms, and those at this form's own borders.
+pub(super) fn with_edges(shapes: &[[usize; 3]], form: Form) -> Vec<[usize; 3]> {
+    let edges = if form == Form::Hopper { &HOPPER_EDGES[..] } else { &[] };
+    [shapes, edges].concat()
+}
 
 /// A stride that leaves a gap after each row.
 pub(super) fn stride(width: usize) -> usize {

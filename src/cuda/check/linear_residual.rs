@@ -1,19 +1,19 @@
 //! `linear_residual` against float64: the sum, and the moments it leaves for the next norm.
 
-use super::linear::{LUCK, SUM_NOISE, batch_of, moments_are_right, product, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_of, moments_are_right, product, stride, wide, with_edges};
 use super::{Bench, Case, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::abi;
 use crate::cuda::ops::{Array, DeviceBatch, LinearResidual};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::Stack;
+use crate::plan::{Form, Stack};
 
 /// One row; widths that fill neither tile, slab nor group of columns; the published model's.
 const SHAPES: [[usize; 3]; 6] =
     [[1, 160, 160], [129, 33, 7], [70, 640, 132], [260, 72, 400], [130, 1280, 1280], [130, 5120, 1280]];
 
-pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
-    let variants = SHAPES.into_iter().flat_map(|shape| [(shape, false), (shape, true)]);
+pub(super) fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
+    let variants = with_edges(&SHAPES, form).into_iter().flat_map(|shape| [(shape, false), (shape, true)]);
     let case = |([rows, inputs, outputs], in_place): ([usize; 3], bool)| Case {
         kernel: "linear_residual",
         shape: format!("{rows}×{inputs} → {outputs}{}", if in_place { ", in place, without bias" } else { "" }),

@@ -55,7 +55,7 @@ pub(crate) struct Finding {
 fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
     let products =
         [patch_embedding::cases, layer_norm_linear::cases, linear_residual::cases, projection::cases].into_iter();
-    let products = products.flat_map(|cases| cases(dtype)).map(|case| in_all_tilings(case, form));
+    let products = products.flat_map(|cases| cases(dtype, form)).map(|case| in_all_tilings(case, form));
     let shared = [
         place_weight::cases as fn(Dtype) -> Vec<Case>,
         patchify::cases,
@@ -68,9 +68,8 @@ fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
         scatter_embeddings::cases,
     ];
     let shared = shared.into_iter().filter(|_| form == Form::Portable);
-    let others = std::iter::once(flash_attention::cases as fn(Dtype) -> Vec<Case>).chain(shared);
-    let hopper = (form == Form::Hopper).then(|| flash_attention::hopper_cases(dtype));
-    products.chain(others.flat_map(|cases| cases(dtype))).chain(hopper.into_iter().flatten()).collect()
+    let attention = flash_attention::cases(dtype, form);
+    products.chain(attention).chain(shared.flat_map(|cases| cases(dtype))).collect()
 }
 
 /// The case in every tiling of a product: the largest error, and NaN where two tilings give different bits.

@@ -1,21 +1,22 @@
 //! `patch_embedding` against a product in float64.
 
-use super::linear::{LUCK, SUM_NOISE, batch_of, product, stride, wide};
+use super::linear::{LUCK, SUM_NOISE, batch_of, product, stride, wide, with_edges};
 use super::{Bench, Case, Draw, Finding, relative_error, rounding_error};
 use crate::cuda::ops::{DeviceBatch, PatchEmbedding};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 /// One row; patches of 14×14×3, whose last slab is not full; widths that fill no tile; the published model.
 const SHAPES: [[usize; 3]; 5] = [[1, 588, 160], [130, 588, 33], [75, 12, 7], [257, 147, 264], [130, 588, 1280]];
 
-pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
+pub(super) fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
     let case = |[rows, inputs, outputs]: [usize; 3]| Case {
         kernel: "patch_embedding",
         shape: format!("{rows}×{inputs} → {outputs}"),
         run: Box::new(move |bench| run(bench, dtype, rows, inputs, outputs)),
     };
-    SHAPES.map(case).into()
+    with_edges(&SHAPES, form).into_iter().map(case).collect()
 }
 
 fn run(bench: &Bench, dtype: Dtype, rows: usize, inputs: usize, outputs: usize) -> Result<Finding, CudaError> {

@@ -7,22 +7,28 @@ use crate::cuda::batch::projection_items;
 use crate::cuda::ops::{Array, DeviceBatch, Matrix, Projection};
 use crate::dtype::Dtype;
 use crate::error::CudaError;
+use crate::plan::Form;
 
 /// Hidden states, their width, outputs, tokens of a tile: no states, rows of embeddings that start anywhere, the published
 /// model's numbers.
 const SHAPES: [[usize; 4]; 4] = [[0, 33, 7, 5], [2, 72, 33, 17], [5, 160, 96, 40], [5, 1280, 4096, 33]];
 
+/// At the borders of what Hopper's form is cut into: as many states as it takes and stretches of half a tile; stretches of a
+/// tile and a row; more tiles than any GPU has multiprocessors.
+const HOPPER_EDGES: [[usize; 4]; 3] = [[7, 8, 65, 64], [1, 40, 257, 129], [0, 40, 1280, 1601]];
+
 /// Tiles by their number in the sequence, their first place in the embeddings, and how many they fill from there.
 const TILES: [[usize; 3]; 3] = [[2, 0, 1], [0, 1, 3], [1, 4, 1]];
 const PLACES: usize = 5;
 
-pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
+pub(super) fn cases(dtype: Dtype, form: Form) -> Vec<Case> {
+    let edges = if form == Form::Hopper { &HOPPER_EDGES[..] } else { &[] };
     let case = |shape: [usize; 4]| Case {
         kernel: "projection",
         shape: format!("{}×{} of {} states → {}, 3 tiles to {PLACES}", 3 * shape[3], shape[1], 1 + shape[0], shape[2]),
         run: Box::new(move |bench| run(bench, dtype, shape)),
     };
-    SHAPES.map(case).into()
+    SHAPES.iter().chain(edges).copied().map(case).collect()
 }
 
 fn run(bench: &Bench, dtype: Dtype, shape: [usize; 4]) -> Result<Finding, CudaError> {

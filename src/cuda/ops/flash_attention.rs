@@ -64,9 +64,10 @@ impl FlashAttention<'_> {
                 self.check(columns, on);
                 self.launch_items(*items, kernel, on)
             }
-            Queries::Groups(_) => {
-                let Some(variant) = size.and_then(|size| sm90::flash_attention::IN_USE.get(size)) else {
-                    panic!("no kernel for heads of {columns}")
+            Queries::Groups(queries) => {
+                let number = on.tiling().unwrap_or(0);
+                let Some(variant) = sm90::flash_attention::variants(columns, queries.tiling).nth(number) else {
+                    panic!("no kernel {number} for heads of {columns} in {:?}", queries.tiling)
                 };
                 self.launch_variant(variant, on)
             }

@@ -86,8 +86,8 @@ impl<'a> Launcher<'a> {
         Self { form, ..self }
     }
 
-    /// The same with products in the tiling of this number in the form's [`tilings`](super::tilings); none leaves it to the
-    /// prediction.
+    /// The same with products in the tiling of this number in the form's [`tilings`](super::tilings), and attention by the
+    /// kernel of this number of its [`variants`](super::attention_variants); none leaves it to the prediction.
     pub(crate) fn with_tiling(self, tiling: Option<usize>) -> Self {
         Self { tiling, ..self }
     }

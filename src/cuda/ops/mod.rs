@@ -41,6 +41,7 @@ pub(crate) use projection::Projection;
 pub(crate) use scatter_embeddings::ScatterEmbeddings;
 pub(crate) use sm90::flash_attention::{
     ALIKE as ALIKE_ATTENTION, GroupedQueries, OTHERS as OTHER_ATTENTION, Variant as AttentionVariant,
+    tilings as attention_tilings, variants as attention_variants,
 };
 pub(crate) use tile_norm::TileNorm;
 pub(crate) use tile_position::TilePosition;

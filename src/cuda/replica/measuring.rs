@@ -7,9 +7,10 @@ use super::super::cublas::{Cublas, Product};
 use super::super::driver::Event;
 use super::super::lower::Lowering;
 use super::super::ops;
+use super::super::tuning::{tilings, tilings_of_sweep};
 use super::Replica;
 use crate::error::{CudaError, Error};
-use crate::plan::{BatchShape, Form, Op, Plan, Spread, Step, StepTiming};
+use crate::plan::{BatchShape, Form, Op, Plan, Spread, Step, StepTiming, Target};
 
 /// Rounds in which a tiling shows its least time.
 const TUNING_ROUNDS: usize = 5;
@@ -42,8 +43,7 @@ impl Replica {
                 if tuning.knows(&plan, step) {
                     continue;
                 }
-                let tilings = ops::tilings(step.form.unwrap_or(self.target.form));
-                let seconds = (0..tilings.len()).map(|tiling| {
+                let seconds = (0..tilings(&plan, step).len()).map(|tiling| {
                     let launcher = lowering.launcher.with_tiling(Some(tiling));
                     let lowering = Lowering { launcher, ..lowering };
                     Ok(self.measure(TUNING_ROUNDS, || lowering.step(step))?.least)
@@ -69,7 +69,30 @@ impl Replica {
     /// Those of the GPU; [`CudaError::OutOfMemory`] where the shape is beyond what there is.
     pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
         self.context.bind()?;
-        let plan = Plan::with_capacity(&self.config, shape, self.capacity_for(shape), self.target)?;
+        let mut timings = self.time_steps_on(self.target, shape, timed, |_| true)?;
+        // Attention's other divisions of the rows have tables of their own.
+        let in_use = self.target.attention_tiling(&self.config);
+        let all = ops::attention_tilings(self.target.head_columns(&self.config));
+        for tiling in all.into_iter().filter(|tiling| in_use.is_some_and(|in_use| in_use != *tiling)) {
+            let target = self.target.with_attention(tiling);
+            let is_attention = |step: &Step| matches!(step.op, Op::Attention { .. });
+            timings.extend(self.time_steps_on(target, shape, timed, is_attention)?);
+        }
+        let mut kinds: Vec<String> = timings.iter().map(|timing| timing.step.clone()).collect();
+        kinds.dedup();
+        timings.sort_by_key(|timing| kinds.iter().position(|kind| *kind == timing.step));
+        Ok(timings)
+    }
+
+    /// The same of those steps alone, in a plan for `target`.
+    fn time_steps_on(
+        &mut self,
+        target: Target,
+        shape: &BatchShape,
+        timed: bool,
+        is_timed: impl Fn(&Step) -> bool,
+    ) -> Result<Vec<StepTiming>, Error> {
+        let plan = Plan::with_capacity(&self.config, shape, self.capacity_on(target, shape), target)?;
         self.reserve(&plan.capacity)?;
         self.reserve_arena(plan.arena_bytes)?;
         let tables = self.set_scene(&plan, shape)?;
@@ -86,9 +109,11 @@ impl Replica {
         let mut timings = Vec::new();
         for kind in plan.kinds() {
             let steps = &kinds[&kind];
+            if !is_timed(steps[0]) {
+                continue;
+            }
             let form = steps[0].form;
-            let has_tiles = !matches!(steps[0].op, Op::Attention { .. });
-            let tilings = form.filter(|_| has_tiles).map_or(&[][..], ops::tilings);
+            let tilings = tilings_of_sweep(&plan, steps[0]);
             let choices = if tilings.is_empty() { vec![None] } else { (0..tilings.len()).map(Some).collect() };
             let timing = |tiling: Option<&'static str>, bare_product: bool, seconds: Option<Spread>| StepTiming {
                 step: kind.clone(),
@@ -127,7 +152,7 @@ impl Replica {
     /// Sets descriptor and arena up for a batch of this shape, whose values are noise.
     fn set_scene(&mut self, plan: &Plan, shape: &BatchShape) -> Result<BatchTables, CudaError> {
         self.fill_arena()?;
-        let tables = BatchTables::new(plan.capacity, self.target);
+        let tables = BatchTables::new(plan.capacity, plan.target);
         let mut bytes = vec![0; tables.bytes];
         let slot = &self.slots[0];
         tables.write(&self.config, shape, [slot.pixels.address(), slot.embeddings.address()], &mut bytes);

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 
 use super::batch::BatchTables;
 use super::cublas::Cublas;
-use super::driver::{Context, DeviceMemory, Event, Graph};
+use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
 use super::slot::{GpuTimes, Slot, Streams};
-use super::tuning::Tuning;
+use super::tuning::{Tuning, driver_version};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
@@ -106,6 +106,16 @@ impl Replica {
     /// The GPU, for people.
     pub(super) fn describe(&self) -> String {
         format!("cuda:{} ({})", self.context.ordinal(), self.context.model().name)
+    }
+
+    /// What the GPU adds to the numerics class. Our kernels give the same bits on all GPUs of a compute capability;
+    /// cuBLASLt chooses its own by GPU and release.
+    pub(super) fn numerics(&self, form: Form) -> String {
+        let DeviceModel { name, capability: (major, minor), .. } = self.context.model();
+        match form {
+            Form::Cublas => format!("{name}, {}", driver_version()),
+            Form::Cpu | Form::Portable | Form::Hopper => format!("{major}.{minor}"),
+        }
     }
 
     pub(super) fn is_simulated(&self) -> bool {
@@ -309,7 +319,12 @@ impl Replica {
 
     /// The capacity of the graph that a batch takes.
     fn capacity_for(&self, shape: &BatchShape) -> Capacity {
-        let exact = Capacity::of(&self.config, shape, self.target);
+        self.capacity_on(self.target, shape)
+    }
+
+    /// The same for a plan of another target.
+    fn capacity_on(&self, target: Target, shape: &BatchShape) -> Capacity {
+        let exact = Capacity::of(&self.config, shape, target);
         // One image has a graph of its own shape: the shapes are few, and its latency counts most.
         if shape.images.len() == 1 { exact } else { exact.rounded_up() }
     }

@@ -4,7 +4,6 @@
 //! <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md>.
 
 mod answer;
-mod tensors;
 mod wire;
 
 use std::sync::Arc;
@@ -17,9 +16,8 @@ use axum::response::{IntoResponse, Response};
 use super::body::{receive, swallow};
 use super::protocol::require_model;
 use super::refused::Refused;
-use super::service::{Answer, Service, Visit};
-use crate::error::{Error, InputError};
-use tensors::Tensors;
+use super::service::Service;
+use super::tensors::{Elements, Tensor, Tensors};
 
 /// Where the JSON ends and the tensors begin.
 const HEADER_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -53,11 +51,11 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     visit.place.hold(JSON_GROWTH.saturating_mul(json.len() as u64))?;
     let request: wire::Request = serde_json::from_slice(&json)
         .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
-    let wanted = answer::Wanted::of(&request)?;
+    let wanted = answer::wanted(&request)?;
+    visit.unless_known(&head.headers, wanted.dtype());
     let place = visit.place.clone();
-    let tensors = Tensors::read(request.inputs, binary)?;
-    let answer = encode(visit, tensors).await?;
-    answer::respond(request.id.as_deref(), &wanted, answer, place, &service.metrics)
+    let answer = tensors(request.inputs, binary)?.encode(visit).await?;
+    answer::respond(request.id.as_deref(), &wanted, answer, place)
 }
 
 /// The JSON, and the tensors behind it.
@@ -69,24 +67,23 @@ fn split(headers: &HeaderMap, mut body: Bytes) -> Result<(Bytes, Bytes), Refused
     Ok((body, binary))
 }
 
-async fn encode(visit: Visit<'_>, mut tensors: Tensors) -> Result<Answer, Refused> {
-    match (tensors.take("image"), tensors.take("pixels")) {
-        (Some(image), None) => {
-            tensors.require_no_more()?;
-            let files = image.into_bytes()?;
-            if files.is_empty() {
-                return Err(Error::from(InputError::Empty { name: "images" }).into());
+/// The tensors of a request; `binary` is what stands behind its JSON.
+fn tensors(inputs: Vec<wire::Input>, mut binary: Bytes) -> Result<Tensors, Refused> {
+    let mut tensors = Tensors::default();
+    for wire::Input { name, shape, datatype, parameters, data } in inputs {
+        let elements = match (parameters.binary_data_size, data) {
+            (Some(size), None) if size <= binary.len() => Elements::Binary(binary.split_to(size)),
+            (Some(size), None) => {
+                let found = binary.len();
+                return Err(Refused::malformed(format!("{name} must have {size} bytes of binary data, found {found}")));
             }
-            visit.pictures(files).await
-        }
-        (None, Some(pixels)) => {
-            let shape: [usize; 5] = pixels.shape().try_into().map_err(|_| {
-                Refused::malformed(format!("pixels must have shape [n, t, channels, s, s], found {:?}", pixels.shape()))
-            })?;
-            let aspect_ratio = tensors.take("aspect_ratio").map(|tensor| tensor.into_pairs(shape[0])).transpose()?;
-            tensors.require_no_more()?;
-            visit.pixels(pixels.into_floats()?, shape, aspect_ratio).await
-        }
-        _ => Err(Refused::malformed("a request has one of the inputs image and pixels")),
+            (None, Some(numbers)) => Elements::Numbers(numbers.0),
+            _ => return Err(Refused::malformed(format!("{name} has either data or binary_data_size"))),
+        };
+        tensors.add(Tensor { name, shape, datatype, elements })?;
     }
+    if !binary.is_empty() {
+        return Err(Refused::malformed(format!("{} bytes of binary data belong to no input", binary.len())));
+    }
+    Ok(tensors)
 }

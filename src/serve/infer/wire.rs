@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::serve::outputs::Values;
+
 /// A request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Request {
@@ -51,7 +53,14 @@ pub(super) struct Response<'a> {
     pub(super) model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<&'a str>,
+    pub(super) parameters: Facts,
     pub(super) outputs: Vec<Output<'a>>,
+}
+
+/// What is said of a response.
+#[derive(Debug, Serialize)]
+pub(super) struct Facts {
+    pub(super) content_hash: String,
 }
 
 /// A tensor of a response.
@@ -70,14 +79,6 @@ pub(super) struct Output<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct BinarySize {
     pub(super) binary_data_size: usize,
-}
-
-/// Elements as JSON numbers.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Values<'a> {
-    Floats(&'a [f32]),
-    Integers(&'a [i64]),
 }
 
 /// Numbers in a list, or in lists of lists, which the protocol allows as well: flat.

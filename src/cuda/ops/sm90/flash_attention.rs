@@ -11,6 +11,8 @@ use crate::plan::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling};
 /// What the groups of a batch need on the GPU.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GroupedQueries<'m> {
+    /// What the groups were cut for.
+    pub(crate) tiling: AttentionTiling,
     pub(crate) groups: Array<'m, abi::AttentionGroup>,
     /// The schedule's, then the tickets; zeros before and after.
     pub(crate) counters: Array<'m, u32>,
@@ -30,27 +32,38 @@ enum KeyForm {
 /// One of the kernels.
 #[derive(Debug)]
 pub(crate) struct Variant {
+    /// Rows and keys, and what is particular.
+    pub(crate) name: &'static str,
     pub(crate) kernel: Kernel,
     /// Columns of a head.
     pub(crate) columns: usize,
     pub(crate) tiling: AttentionTiling,
+    /// There to be compared with, and never chosen by its time.
+    pub(crate) is_for_sweeps: bool,
     key_form: KeyForm,
 }
 
 impl Variant {
-    const fn new(file: &'static str, suffix: &'static str, columns: usize, tiling: AttentionTiling) -> Self {
+    const fn new(
+        name: &'static str,
+        file: &'static str,
+        suffix: &'static str,
+        columns: usize,
+        tiling: AttentionTiling,
+    ) -> Self {
         let block = (tiling.rows / ATTENTION_TILE + 1) as u32 * 128;
         let shared_bytes = abi::ATTENTION_HOPPER_SHARED_BYTES;
         let kernel = Kernel { file, name: "flash_attention", suffix, block, shared_bytes };
-        Self { kernel, columns, tiling, key_form: KeyForm::Uniform }
+        Self { name, kernel, columns, tiling, is_for_sweeps: false, key_form: KeyForm::Uniform }
     }
 
-    const fn of_head(suffix: &'static str, columns: usize) -> Self {
-        Self::new("sm90/flash_attention", suffix, columns, AttentionTiling::of(columns))
+    const fn of_head(name: &'static str, suffix: &'static str, columns: usize) -> Self {
+        Self::new(name, "sm90/flash_attention", suffix, columns, AttentionTiling::of(columns))
     }
 
-    const fn sweep(suffix: &'static str, rows: usize, keys: usize) -> Self {
-        Self::new("sm90/flash_attention_sweep", suffix, 80, AttentionTiling { rows, keys })
+    const fn sweep(name: &'static str, suffix: &'static str, rows: usize, keys: usize) -> Self {
+        let tiling = AttentionTiling { rows, keys };
+        Self { is_for_sweeps: true, ..Self::new(name, "sm90/flash_attention_sweep", suffix, 80, tiling) }
     }
 
     const fn mixed(self) -> Self {
@@ -59,28 +72,49 @@ impl Variant {
 }
 
 /// The one in use for each head size.
-pub(crate) static IN_USE: [Variant; 8] = [
-    Variant::of_head("_16", 16),
-    Variant::of_head("_32", 32),
-    Variant::of_head("_48", 48),
-    Variant::of_head("_64", 64),
-    Variant::of_head("_80", 80),
-    Variant::of_head("_96", 96),
-    Variant::of_head("_112", 112),
-    Variant::of_head("_128", 128),
+static IN_USE: [Variant; 8] = [
+    Variant::of_head("192x112", "_16", 16),
+    Variant::of_head("192x112", "_32", 32),
+    Variant::of_head("192x112", "_48", 48),
+    Variant::of_head("192x112", "_64", 64),
+    Variant::of_head("192x112", "_80", 80),
+    Variant::of_head("128x176", "_96", 96),
+    Variant::of_head("128x160", "_112", 112),
+    Variant::of_head("128x160", "_128", 128),
 ];
 
-/// Others that give the same bits as the one in use for their head size.
-pub(crate) static ALIKE: [Variant; 2] =
-    [Variant::of_head("_80_mixed", 80).mixed(), Variant::sweep("_80_always", 192, 112)];
+/// Others that give the same bits as the one in use for their head size; those that only a sweep is for are the last.
+pub(crate) static ALIKE: [Variant; 2] = [
+    Variant::of_head("192x112 mixed", "_80_mixed", 80).mixed(),
+    Variant::sweep("192x112 always", "_80_always", 192, 112),
+];
 
 /// Others that a sweep compares, and that give bits of their own, both the same.
-pub(crate) static OTHERS: [Variant; 2] =
-    [Variant::sweep("_80_128x176", 128, 176), Variant::sweep("_80_128x176_mixed", 128, 176).mixed()];
+pub(crate) static OTHERS: [Variant; 2] = [
+    Variant::sweep("128x176", "_80_128x176", 128, 176),
+    Variant::sweep("128x176 mixed", "_80_128x176_mixed", 128, 176).mixed(),
+];
+
+fn all() -> impl Iterator<Item = &'static Variant> {
+    IN_USE.iter().chain(&ALIKE).chain(&OTHERS)
+}
+
+/// The kernels for heads of so many columns whose queries are divided so, in the order of the numbers that a launcher
+/// takes. All give the same bits; the first is the one in use, if these are.
+pub(crate) fn variants(columns: usize, tiling: AttentionTiling) -> impl Iterator<Item = &'static Variant> {
+    all().filter(move |variant| variant.columns == columns && variant.tiling == tiling)
+}
+
+/// All ways in which queries of heads of so many columns can be divided, the one in use first.
+pub(crate) fn tilings(columns: usize) -> Vec<AttentionTiling> {
+    let mut tilings: Vec<AttentionTiling> = all().filter(|of| of.columns == columns).map(|of| of.tiling).collect();
+    tilings.dedup();
+    tilings
+}
 
 /// Every kernel of these.
 pub(in crate::cuda::ops) fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    IN_USE.iter().chain(&ALIKE).chain(&OTHERS).map(|variant| &variant.kernel)
+    all().map(|variant| &variant.kernel)
 }
 
 /// Columns that lie together in shared memory: the widest power of two up to 64 that divides a head.
@@ -149,6 +183,7 @@ pub(in crate::cuda::ops) fn launch(
 ) -> Result<(), CudaError> {
     let (columns, AttentionTiling { rows, keys }) = (variant.columns, variant.tiling);
     assert_eq!(op.output.width, op.num_heads * columns, "heads of another kernel");
+    assert_eq!(queries.tiling, variant.tiling, "groups that were cut for another kernel");
     queries.groups.require("groups", op.num_items.capacity);
     let num_tickets = (queries.counters.len)
         .checked_sub(abi::ATTENTION_COUNTERS as usize)
@@ -188,4 +223,27 @@ pub(in crate::cuda::ops) fn launch(
     // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views have
     // room for, and tickets that there are counters and partials for.
     unsafe { on.launch(&variant.kernel, grid, &params) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_begin_with_those_that_may_be_chosen() {
+        let names = |columns, tiling| variants(columns, tiling).map(|of| of.name).collect::<Vec<_>>();
+        let [in_use, other] = tilings(80)[..] else { panic!("{:?}", tilings(80)) };
+        assert_eq!(in_use, AttentionTiling::of(80));
+        assert_eq!(names(80, in_use), ["192x112", "192x112 mixed", "192x112 always"]);
+        assert_eq!(names(80, other), ["128x176", "128x176 mixed"]);
+        for columns in (16..=128).step_by(16) {
+            let in_use = tilings(columns)[0];
+            assert_eq!(in_use, AttentionTiling::of(columns));
+            assert!(variants(columns, in_use).map(|of| of.is_for_sweeps).is_sorted(), "{:?}", names(columns, in_use));
+        }
+        for variant in all() {
+            let AttentionTiling { rows, keys } = variant.tiling;
+            assert_eq!(variant.name.split(' ').next(), Some(&*format!("{rows}x{keys}")));
+        }
+    }
 }

@@ -1,0 +1,195 @@
+//! Pictures and pixel tensors to embeddings in the caller's memory.
+
+use engine::Pixels as EnginePixels;
+use engine::image::{Image, Limits, Preprocessor, Tiles};
+
+use crate::arguments::{read_struct, require_aligned, slice, slice_mut, write_struct};
+use crate::handles::{self, Encoder};
+use crate::status::{Refusal, Status, call};
+use crate::structs::{Bytes, Output, Picture, Pixels};
+
+/// Says what becomes of a picture (JPEG, PNG or WebP), from its header alone: enough to know the memory that its embeddings
+/// need, num_rows times embed_dim elements.
+///
+/// # Safety
+/// `file` points to `len` readable bytes, or is null; `picture` is null or points to a struct of the size it says, which
+/// may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilesight_measure(
+    encoder: Encoder,
+    file: *const u8,
+    len: usize,
+    picture: *mut Picture,
+) -> Status {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let file = unsafe { slice(file, len, "file") }?;
+        let held = handles::find(encoder)?;
+        let preprocessor = held.require_preprocessor()?;
+        let (width, height) = Image::dimensions(file, &Limits::default())?;
+        let [down, across] = preprocessor.canvas(width, height)?.aspect_ratio;
+        let value = Picture {
+            size: size_of::<Picture>(),
+            width: width as u32,
+            height: height as u32,
+            tiles_down: down as u32,
+            tiles_across: across as u32,
+            num_rows: (down * across) as u64 * u64::from(held.description.num_tokens),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { write_struct(picture, &value) }
+    })
+}
+
+/// Encodes pictures (JPEG, PNG or WebP), in batches of at most max_batch_tiles. The embeddings of each are those that it
+/// has alone, as many as tilesight_measure says; `num_rows`, which may be null, is told how many there are in all, also
+/// where the memory is too small for them.
+///
+/// # Safety
+/// `pictures` points to `count` elements, each with so many readable bytes as it says; `output` is null or points to a
+/// struct of the size it says, whose memory may be written and is used by nobody else during the call; `num_rows` is null
+/// or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilesight_encode_pictures(
+    encoder: Encoder,
+    pictures: *const Bytes,
+    count: usize,
+    output: *const Output,
+    num_rows: *mut u64,
+) -> Status {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let files = unsafe { slice(pictures, count, "pictures") }?;
+        let mut borrowed = Vec::with_capacity(files.len());
+        for file in files {
+            // SAFETY: the caller's promise, of each element.
+            borrowed.push(unsafe { slice(file.data, file.len, "a picture") }?);
+        }
+        // SAFETY: the caller's promise.
+        let output = unsafe { read_struct(output) }?;
+        let held = handles::find(encoder)?;
+        let preprocessor = held.require_preprocessor()?;
+        // Other calls may use the encoder while these pictures are decoded.
+        let tiles = borrowed.iter().map(|file| tiles(file, preprocessor)).collect::<Result<Vec<_>, _>>()?;
+        let mut encoder = held.lock()?;
+        let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
+        let rows = tokens * tiles.iter().map(Tiles::num_tiles).sum::<usize>();
+        // SAFETY: the caller's promise.
+        unsafe { say(num_rows, rows) }?;
+        // SAFETY: the caller's promise.
+        unsafe { write(&output, [rows, width], |embeddings| encoder.encode_tiles_into(&tiles, embeddings)) }
+    })
+}
+
+fn tiles(file: &[u8], preprocessor: &Preprocessor) -> Result<Tiles, engine::Error> {
+    preprocessor.tiles(&Image::decode(file, &Limits::default())?)
+}
+
+/// Encodes a pixel tensor, as torchtune's forward(images, aspect_ratio) does: samples times images times tiles times
+/// tokens rows, those of padding tiles included.
+///
+/// # Safety
+/// `pixels` is null or points to a struct of the size it says, whose data and aspect ratios are readable; `output` as for
+/// tilesight_encode_pictures.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilesight_encode_pixels(
+    encoder: Encoder,
+    pixels: *const Pixels,
+    output: *const Output,
+) -> Status {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let pixels = unsafe { read_struct(pixels) }?;
+        // SAFETY: the caller's promise.
+        let output = unsafe { read_struct(output) }?;
+        let dtype = dtype(pixels.dtype)?;
+        let shape = pixels.shape.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
+        let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |len, size| len.checked_mul(*size));
+        let too_many = || Refusal::argument(format!("pixels cannot have the shape {shape:?}"));
+        let len = product(&shape).and_then(|len| len.checked_mul(dtype.size())).ok_or_else(too_many)?;
+        let pairs = product(&[shape[0], shape[1], 2]).ok_or_else(too_many)?;
+        if !pixels.data.addr().is_multiple_of(dtype.size()) {
+            return Err(Refusal::argument(format!("pixels must be aligned to {} bytes", dtype.size())));
+        }
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { slice(pixels.data.cast::<u8>(), len, "pixels") }?;
+        let aspect_ratio = match pixels.aspect_ratio.is_null() {
+            true => None,
+            // SAFETY: the caller's promise.
+            false => Some(unsafe { slice(pixels.aspect_ratio, pairs, "aspect_ratio") }?.as_chunks().0),
+        };
+        let widened;
+        // SAFETY: the bytes are aligned for f32 where that is their type, and every pattern of bits is one.
+        let images = match (dtype, unsafe { bytes.align_to::<f32>() }) {
+            (engine::Dtype::F32, ([], values, [])) => values,
+            _ => {
+                let mut values = vec![0.0; len / dtype.size()];
+                dtype.widen(bytes, &mut values);
+                widened = values;
+                &widened
+            }
+        };
+        let held = handles::find(encoder)?;
+        let mut encoder = held.lock()?;
+        let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
+        let rows = product(&[shape[0], shape[1], shape[2], tokens]).ok_or_else(too_many)?;
+        let pixels = EnginePixels { images, shape, aspect_ratio };
+        // SAFETY: the caller's promise.
+        unsafe { write(&output, [rows, width], |embeddings| encoder.encode_pixels_into(&pixels, embeddings)) }
+    })
+}
+
+/// # Safety
+/// `to` is null or may be written.
+unsafe fn say(to: *mut u64, value: usize) -> Result<(), Refusal> {
+    if !to.is_null() {
+        require_aligned(to.cast_const(), "num_rows")?;
+        // SAFETY: not null, aligned, and writable by the caller's promise.
+        unsafe { to.write(value as u64) };
+    }
+    Ok(())
+}
+
+/// Has embeddings computed into the caller's memory, in the type that it wants.
+///
+/// # Safety
+/// The output's memory may be written, and nobody else uses it.
+unsafe fn write(
+    output: &Output,
+    [rows, width]: [usize; 2],
+    encode: impl FnOnce(&mut [f32]) -> Result<(), engine::Error>,
+) -> Result<(), Refusal> {
+    let dtype = dtype(output.dtype)?;
+    let too_small = |bytes: usize| {
+        let message = format!("[{rows}, {width}] in {dtype} takes {bytes} bytes, found {}", output.capacity);
+        Refusal::new(Status::TooSmall, message)
+    };
+    let len = rows.checked_mul(width).ok_or_else(|| too_small(usize::MAX))?;
+    let bytes = len.checked_mul(dtype.size()).ok_or_else(|| too_small(usize::MAX))?;
+    if bytes > output.capacity {
+        return Err(too_small(bytes));
+    }
+    if !output.data.addr().is_multiple_of(dtype.size()) {
+        return Err(Refusal::argument(format!("output's data must be aligned to {} bytes", dtype.size())));
+    }
+    if dtype == engine::Dtype::F32 {
+        // SAFETY: the caller's promise; every pattern of bits is an f32.
+        return Ok(encode(unsafe { slice_mut(output.data.cast::<f32>(), len, "output's data") }?)?);
+    }
+    // SAFETY: the caller's promise.
+    let memory = unsafe { slice_mut(output.data.cast::<u8>(), bytes, "output's data") }?;
+    let mut embeddings = vec![0.0; len];
+    encode(&mut embeddings)?;
+    let mut narrow = Vec::with_capacity(bytes);
+    dtype.narrow(&embeddings, &mut narrow);
+    memory.copy_from_slice(&narrow);
+    Ok(())
+}
+
+fn dtype(number: u32) -> Result<engine::Dtype, Refusal> {
+    use crate::structs::Dtype;
+    [(Dtype::F32, engine::Dtype::F32), (Dtype::Bf16, engine::Dtype::Bf16), (Dtype::F16, engine::Dtype::F16)]
+        .into_iter()
+        .find_map(|(known, dtype)| (known as u32 == number).then_some(dtype))
+        .ok_or_else(|| Refusal::argument(format!("there is no tilesight_dtype {number}")))
+}

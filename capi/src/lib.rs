@@ -1,0 +1,11 @@
+//! The C interface: `include/tilesight.h` is made from this crate, and is its documentation.
+//!
+//! Every function checks what it can of its arguments, does its work within [`status::call`], and leaves the rest to the
+//! engine.
+
+mod arguments;
+mod encode;
+mod handles;
+mod open;
+mod status;
+mod structs;

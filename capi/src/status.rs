@@ -1,0 +1,124 @@
+//! What a call came to: a number for the program, and a message for the person behind it.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use engine::Error;
+use engine::error::{CudaError, InputError};
+
+/// What a call came to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It did what it says.
+    Ok = 0,
+    /// An argument is null, misaligned, of another size than it should be, or no text: nothing was done.
+    InvalidArgument = 1,
+    /// There is no such encoder, or no longer.
+    InvalidHandle = 2,
+    /// The memory for the embeddings is too small; what is needed has been said.
+    TooSmall = 3,
+    /// A picture cannot be read, or is beyond the limits.
+    Image = 4,
+    /// A tensor or an option does not fit the model.
+    Input = 5,
+    /// The configuration breaks a rule of the model.
+    Config = 6,
+    /// The checkpoint is absent, damaged, or of another model.
+    Checkpoint = 7,
+    /// A file cannot be read.
+    Io = 8,
+    /// Memory of the host or the GPU lacks for this call; others are not affected.
+    OutOfMemory = 9,
+    /// The device, the driver or the kernels asked for are not there.
+    Unavailable = 10,
+    /// A call to the GPU failed; others may succeed.
+    Device = 11,
+    /// The GPU or the encoder is lost to this process: no call on it will succeed again.
+    Lost = 12,
+    /// The embeddings are no numbers: the weights are damaged.
+    NotFinite = 13,
+    /// A fault of the library's own.
+    Internal = 14,
+}
+
+/// A refusal on its way out.
+pub(crate) struct Refusal {
+    pub(crate) status: Status,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: Status, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub(crate) fn argument(message: impl Into<String>) -> Self {
+        Self::new(Status::InvalidArgument, message)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::Image(_) => Status::Image,
+            Error::Input(InputError::OutOfMemory { .. }) => Status::OutOfMemory,
+            Error::Input(InputError::Unavailable { .. }) => Status::Unavailable,
+            Error::Input(_) => Status::Input,
+            Error::Config(_) => Status::Config,
+            Error::Checkpoint(_) => Status::Checkpoint,
+            Error::Io { .. } | Error::Hub { .. } => Status::Io,
+            Error::NotFinite { .. } => Status::NotFinite,
+            Error::Threads { .. } => Status::OutOfMemory,
+            Error::Cuda(cuda) => of_cuda(cuda),
+            _ => Status::Internal,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+fn of_cuda(error: &CudaError) -> Status {
+    match error {
+        error if error.is_fatal() => Status::Lost,
+        CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. } => Status::OutOfMemory,
+        CudaError::NoDriver
+        | CudaError::OldDriver { .. }
+        | CudaError::NoDevice { .. }
+        | CudaError::Architecture { .. }
+        | CudaError::Hopper { .. }
+        | CudaError::Model { .. }
+        | CudaError::NoCublas => Status::Unavailable,
+        CudaError::WeightOverflow { .. } => Status::Checkpoint,
+        _ => Status::Device,
+    }
+}
+
+thread_local! {
+    static MESSAGE: RefCell<CString> = RefCell::default();
+}
+
+/// The message of this thread's last call that failed, UTF-8; empty before the first. It is valid until the thread's next
+/// call that fails.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilesight_error() -> *const c_char {
+    MESSAGE.with_borrow(|message| message.as_ptr())
+}
+
+/// Runs what a function of the interface does. Nothing unwinds into the caller.
+pub(crate) fn call(body: impl FnOnce() -> Result<(), Refusal>) -> Status {
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        Err(Refusal::new(Status::Internal, format!("a fault of the library's own: {}", said(&*panic))))
+    });
+    let Err(Refusal { status, message }) = result else { return Status::Ok };
+    // A message with a zero in it ends there for C.
+    let message: Vec<u8> = message.into_bytes().into_iter().filter(|byte| *byte != 0).collect();
+    MESSAGE.with_borrow_mut(|kept| *kept = CString::new(message).unwrap_or_default());
+    status
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it gave no reason")
+}

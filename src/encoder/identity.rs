@@ -1,0 +1,92 @@
+//! What decides the bits of an encoder's results, as one number.
+
+use super::Encoder;
+use crate::config::EncoderConfig;
+use crate::digest::{Digest, Fields};
+use crate::image::{Image, Preprocessor};
+use crate::plan::{Precision, Semantics};
+
+/// The digest of all that decides an encoder's bits but its input: the engine's version, the weights, the configuration,
+/// the semantics, the element types, and the numerics of where it computes. Two encoders of one identity give the same
+/// bits for the same input; see [`content_hash`](Self::content_hash).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity(Digest);
+
+/// What an [`Identity`] is made of.
+pub(super) struct Parts<'a> {
+    pub(super) weights: Digest,
+    pub(super) config: &'a EncoderConfig,
+    pub(super) semantics: Semantics,
+    pub(super) collapse: bool,
+    pub(super) precision: Precision,
+    /// The numerics class, as the backend names it.
+    pub(super) numerics: &'a str,
+}
+
+impl Identity {
+    pub(super) fn of(parts: &Parts) -> Self {
+        let mut fields = Fields::of("tilesight");
+        fields.add(env!("CARGO_PKG_VERSION"));
+        fields.add(parts.weights.as_bytes());
+        // Every parameter under its name.
+        fields.add(format!("{:?}", parts.config));
+        fields.add(parts.semantics.name());
+        fields.add(if parts.collapse { "collapsed" } else { "uncollapsed" });
+        fields.add(parts.precision.activations.safetensors_name());
+        fields.add(parts.precision.weights.safetensors_name());
+        fields.add(parts.numerics);
+        Self(fields.finish())
+    }
+
+    /// The identity itself.
+    pub fn digest(&self) -> &Digest {
+        &self.0
+    }
+
+    /// The content hash of the embeddings that this encoder gives for an input: a picture's [`Image::digest`] with what
+    /// cuts it into tiles, or a pixel tensor's [`Pixels::digest`](super::Pixels::digest) without. Equal hashes mean equal
+    /// bits, so an answer can be known without computing it.
+    pub fn content_hash(&self, input: &Digest, preprocessor: Option<&Preprocessor>) -> Digest {
+        let mut fields = Fields::of("content");
+        fields.add(self.0.as_bytes());
+        match preprocessor {
+            Some(preprocessor) => {
+                fields.add(preprocessor.preprocess().name());
+                fields.add(format!("{:?} {:?}", preprocessor.mean(), preprocessor.std()));
+            }
+            None => fields.add("pixels"),
+        }
+        fields.add(input.as_bytes());
+        fields.finish()
+    }
+}
+
+impl Encoder {
+    /// What decides the bits of its results.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
+impl super::Pixels<'_> {
+    /// The digest of a pixel tensor: values, shape and aspect ratios.
+    pub fn digest(&self) -> Digest {
+        let mut fields = Fields::of("pixels");
+        fields.add(format!("{:?} {:?}", self.shape, self.aspect_ratio));
+        fields.add(Digest::of_bytes(bytemuck::cast_slice(self.images)).as_bytes());
+        fields.finish()
+    }
+}
+
+impl Image {
+    /// The digest of a picture's pixels: its size, colours and alpha, whichever file they came in.
+    pub fn digest(&self) -> Digest {
+        let mut fields = Fields::of("image");
+        fields.add([self.width() as u64, self.height() as u64].map(u64::to_le_bytes).as_flattened());
+        fields.add(Digest::of_bytes(self.rgb()).as_bytes());
+        if let Some(alpha) = self.alpha() {
+            fields.add(Digest::of_bytes(alpha).as_bytes());
+        }
+        fields.finish()
+    }
+}

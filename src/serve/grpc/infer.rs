@@ -1,0 +1,46 @@
+//! `ModelInfer`: one message in, one out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+
+use super::super::body::in_time;
+use super::super::log::Told;
+use super::super::refused::Refused;
+use super::super::service::Service;
+use super::message::Asked;
+use super::received::Received;
+use super::sent::Answer;
+use super::{CONTENT_TYPE, refused, success};
+
+pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let result = respond(&service, &head.headers, body).await;
+    service.metrics.count_response(result.as_ref().map_or_else(Refused::status, |_| StatusCode::OK));
+    result.unwrap_or_else(|why| refused(&why))
+}
+
+async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<Response, Refused> {
+    let mut visit = service.admit(headers)?;
+    let place = visit.place.clone();
+    let mut received = Received::new(body, service.options.max_body_bytes);
+    let message = in_time(visit.deadline, received.only(&place)).await?;
+    visit.received();
+    let Asked { tensors, form } = Asked::read(message, |bytes| Ok::<_, Refused>(place.hold(bytes)?))?;
+    visit.unless_known(headers, form.dtype());
+    let mut answer = tensors.encode(visit).await?;
+    let begin = Instant::now();
+    let pieces = form.message(&answer, &place)?.framed(Some(&place))?;
+    let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
+    response.extensions_mut().insert(Told::of(&answer));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
+        headers.insert("server-timing", timing);
+    }
+    Ok(response)
+}

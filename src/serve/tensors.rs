@@ -1,0 +1,180 @@
+//! A request's tensors, whichever protocol brought them, each checked against its own shape.
+
+use axum::body::Bytes;
+
+use super::output::dtype_named;
+use super::refused::Refused;
+use super::service::{Answer, Visit};
+use crate::dtype::Dtype;
+use crate::error::{Error, InputError};
+
+const NAMES: [&str; 3] = ["image", "pixels", "aspect_ratio"];
+
+/// All inputs of a request, by name.
+#[derive(Default)]
+pub(super) struct Tensors(Vec<Tensor>);
+
+/// One input.
+pub(super) struct Tensor {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) datatype: String,
+    pub(super) elements: Elements,
+}
+
+/// What a tensor holds, as it came.
+pub(super) enum Elements {
+    /// JSON's numbers.
+    Numbers(Vec<f64>),
+    /// Any datatype in memory, little endian; BYTES with the length of each element before it.
+    Binary(Bytes),
+    /// FP32.
+    Floats(Vec<f32>),
+    /// INT64.
+    Integers(Vec<i64>),
+    /// BYTES.
+    Files(Vec<Bytes>),
+}
+
+impl Tensors {
+    /// Adds an input. There are three names, so a request has no more inputs than that.
+    pub(super) fn add(&mut self, tensor: Tensor) -> Result<(), Refused> {
+        if !NAMES.contains(&&tensor.name[..]) {
+            return Err(Refused::malformed(format!("there is no input {:?}", tensor.name)));
+        }
+        if self.0.iter().any(|known| known.name == tensor.name) {
+            return Err(Refused::malformed(format!("input {} is there twice", tensor.name)));
+        }
+        self.0.push(tensor);
+        Ok(())
+    }
+
+    /// Encodes what the request holds.
+    pub(super) async fn encode(mut self, visit: Visit<'_>) -> Result<Answer, Refused> {
+        match (self.take("image"), self.take("pixels")) {
+            (Some(image), None) => {
+                self.require_no_more()?;
+                let files = image.into_files()?;
+                if files.is_empty() {
+                    return Err(Error::from(InputError::Empty { name: "images" }).into());
+                }
+                visit.pictures(files).await
+            }
+            (None, Some(pixels)) => {
+                let shape: [usize; 5] = pixels.shape[..].try_into().map_err(|_| {
+                    let found = &pixels.shape;
+                    Refused::malformed(format!("pixels must have shape [n, t, channels, s, s], found {found:?}"))
+                })?;
+                let aspect_ratio = self.take("aspect_ratio").map(|tensor| tensor.into_pairs(shape[0])).transpose()?;
+                self.require_no_more()?;
+                visit.pixels(pixels.into_floats()?, shape, aspect_ratio).await
+            }
+            _ => Err(Refused::malformed("a request has one of the inputs image and pixels")),
+        }
+    }
+
+    /// Takes the input of this name.
+    fn take(&mut self, name: &str) -> Option<Tensor> {
+        let place = self.0.iter().position(|tensor| tensor.name == name)?;
+        Some(self.0.swap_remove(place))
+    }
+
+    /// Refuses inputs that nobody took.
+    fn require_no_more(&self) -> Result<(), Refused> {
+        match self.0.first() {
+            Some(tensor) => Err(Refused::malformed(format!("input {} has no place in this request", tensor.name))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Tensor {
+    /// BYTES `[n]`, of which binary data hold each element's length as four bytes, little endian, and the element.
+    fn into_files(self) -> Result<Vec<Bytes>, Refused> {
+        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
+        if self.datatype != "BYTES" || self.shape.len() != 1 {
+            return refuse(format!("must be BYTES [n], found {} {:?}", self.datatype, self.shape));
+        }
+        let mut files = Vec::new();
+        match self.elements {
+            Elements::Files(elements) => files = elements,
+            Elements::Binary(mut rest) => {
+                while !rest.is_empty() {
+                    let len = rest.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
+                    let Some(len) = len.filter(|len| *len <= rest.len() - 4) else {
+                        return refuse(format!("ends within element {}", files.len()));
+                    };
+                    files.push(rest.split_to(4 + len).slice(4..));
+                }
+            }
+            _ => return refuse("must be binary data, for JSON cannot hold it".to_string()),
+        }
+        if files.len() != self.shape[0] {
+            return refuse(format!("has {} elements, its shape says {}", files.len(), self.shape[0]));
+        }
+        Ok(files)
+    }
+
+    /// FP32, FP16 or BF16 elements, as f32.
+    fn into_floats(self) -> Result<Vec<f32>, Refused> {
+        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
+        let Some(dtype) = dtype_named(&self.datatype).filter(|_| self.datatype.starts_with(char::is_uppercase)) else {
+            return refuse(format!("must be FP32, FP16 or BF16, found {}", self.datatype));
+        };
+        let len = num_elements(&self.shape);
+        let values = match self.elements {
+            Elements::Floats(values) if dtype == Dtype::F32 => values,
+            Elements::Numbers(numbers) if dtype == Dtype::F32 => {
+                numbers.into_iter().map(|number| number as f32).collect()
+            }
+            Elements::Binary(bytes) => {
+                if Some(bytes.len()) != len.and_then(|len| len.checked_mul(dtype.size())) {
+                    return refuse(format!(
+                        "has {} bytes, which is not {:?} in {}",
+                        bytes.len(),
+                        self.shape,
+                        self.datatype
+                    ));
+                }
+                let mut values = vec![0.0; bytes.len() / dtype.size()];
+                dtype.widen(&bytes, &mut values);
+                values
+            }
+            _ => return refuse(format!("must be binary data in {}", self.datatype)),
+        };
+        if Some(values.len()) != len {
+            return refuse(format!("has {} elements, its shape is {:?}", values.len(), self.shape));
+        }
+        Ok(values)
+    }
+
+    /// INT64 `[n, 2]`.
+    fn into_pairs(self, n: usize) -> Result<Vec<[i64; 2]>, Refused> {
+        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
+        if self.datatype != "INT64" || self.shape != [n, 2] {
+            return refuse(format!("must be INT64 [{n}, 2], found {} {:?}", self.datatype, self.shape));
+        }
+        let values: Vec<i64> = match self.elements {
+            Elements::Integers(values) => values,
+            Elements::Numbers(numbers) => {
+                if let Some(number) = numbers.iter().find(|number| number.fract() != 0.0) {
+                    return refuse(format!("must hold whole numbers, found {number}"));
+                }
+                numbers.into_iter().map(|number| number as i64).collect()
+            }
+            Elements::Binary(bytes) if bytes.len() % 8 == 0 => {
+                bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+            }
+            Elements::Binary(bytes) => return refuse(format!("has {} bytes, not a multiple of 8", bytes.len())),
+            Elements::Floats(_) | Elements::Files(_) => return refuse("must hold whole numbers".to_string()),
+        };
+        if Some(values.len()) != n.checked_mul(2) {
+            return refuse(format!("has {} elements, its shape is [{n}, 2]", values.len()));
+        }
+        Ok(values.as_chunks().0.to_vec())
+    }
+}
+
+fn num_elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |len, size| len.checked_mul(*size))
+}
