@@ -14,7 +14,8 @@ use common::noise;
 use forms::fused;
 use libloading::Library;
 use tilesight::checkpoint::{RandomWeights, demo_config};
-use tilesight::error::CudaError;
+use tilesight::encoder::{Input, Submission, Timing};
+use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Error, Kernels};
@@ -212,6 +213,104 @@ fn every_call_of_the_driver_may_fail() {
 #[test]
 fn calls_under_cublas_may_lack_memory() {
     fail_calls(|| Kernels::Cublas, OUT_OF_MEMORY, 5);
+}
+
+/// Submits one picture.
+fn submit(encoder: &mut Encoder, picture: &Tiles) -> Result<Submission, Error> {
+    encoder.submit(0, &[Input::Pictures(std::slice::from_ref(picture))])
+}
+
+/// The embeddings that each of `pictures` has alone; their graph is recorded.
+fn alone(encoder: &mut Encoder) -> Vec<Vec<f32>> {
+    let encode = |picture| encoder.encode_tiles(std::slice::from_ref(picture)).unwrap().embeddings;
+    pictures().iter().map(encode).collect()
+}
+
+/// The simulated device works only when the host waits: what is given without a launch was given without waiting.
+#[test]
+fn a_batch_is_given_while_another_is_under_way() {
+    let simulator = Simulator::new();
+    let mut encoder = build(fused()).unwrap();
+    let (pictures, expected) = (pictures(), alone(&mut encoder));
+    assert_eq!((encoder.num_devices(), encoder.depth()), (1, 2));
+    // The first two make what keeps the time.
+    for _ in 0..2 {
+        let submissions = [0, 1].map(|number| submit(&mut encoder, &pictures[number]).unwrap());
+        submissions.map(|submission| encoder.finish(submission).unwrap());
+    }
+    let (launches, calls) = (simulator.num_launches(), simulator.num_calls());
+    let first = submit(&mut encoder, &pictures[0]).unwrap();
+    let per_submission = simulator.num_calls() - calls;
+    let second = submit(&mut encoder, &pictures[1]).unwrap();
+    assert!((10..=16).contains(&per_submission), "{per_submission} calls of the driver a submission");
+    assert_eq!(simulator.num_launches(), launches, "the second waited for the first");
+    first.computed().unwrap().wait();
+    assert!(simulator.num_launches() > launches);
+    let third = submit(&mut encoder, &pictures[2]).unwrap();
+    // In any order, with a call in between, and one that nobody asks for.
+    assert!(encoder.finish(second).unwrap().embeddings == expected[1]);
+    let fourth = submit(&mut encoder, &pictures[0]).unwrap();
+    assert!(encode(&mut encoder).unwrap() == expected.concat());
+    drop(submit(&mut encoder, &pictures[1]).unwrap());
+    drop(submit(&mut encoder, &pictures[1]).unwrap());
+    for (submission, expected) in [(third, &expected[2]), (first, &expected[0]), (fourth, &expected[0])] {
+        let encoded = encoder.finish(submission).unwrap();
+        assert!(encoded.embeddings == *expected);
+        let Timing::Gpu { h2d, compute, d2h } = encoded.timing else { panic!("it was on the GPU") };
+        assert!(!h2d.is_zero() && !compute.is_zero() && !d2h.is_zero(), "operations, as the simulator counts them");
+    }
+}
+
+#[test]
+fn a_submission_that_fails_leaves_the_one_under_way() {
+    let simulator = Simulator::new();
+    let mut encoder = build(fused()).unwrap();
+    let (pictures, expected) = (pictures(), alone(&mut encoder));
+    let mut num_failed = 0;
+    loop {
+        let first = submit(&mut encoder, &pictures[0]).unwrap();
+        simulator.fail_call(simulator.num_calls() + num_failed + 1, INVALID_VALUE);
+        let second = submit(&mut encoder, &pictures[1]);
+        simulator.fail_call(0, 0);
+        assert!(encoder.finish(first).unwrap().embeddings == expected[0], "after {num_failed} calls");
+        match second {
+            Err(error) => assert!(!cuda(error).is_fatal()),
+            Ok(second) => {
+                assert!(encoder.finish(second).unwrap().embeddings == expected[1]);
+                break;
+            }
+        }
+        num_failed += 1;
+    }
+    assert!(num_failed >= 8, "only {num_failed} calls of a submission failed");
+    assert!(encode(&mut encoder).unwrap() == expected.concat());
+}
+
+#[test]
+fn a_lost_gpu_gives_none_of_what_is_under_way() {
+    let simulator = Simulator::new();
+    let mut encoder = build(fused()).unwrap();
+    let pictures = pictures();
+    alone(&mut encoder);
+    let [first, second] = [0, 1].map(|number| submit(&mut encoder, &pictures[number]).unwrap());
+    simulator.fail("tilesight_simulator_fail_launch", simulator.num_launches() + 3, LAUNCH_FAILED);
+    first.computed().unwrap().wait();
+    for submission in [first, second] {
+        let error = cuda(encoder.finish(submission).unwrap_err());
+        assert!(error.is_fatal(), "{error}");
+    }
+}
+
+#[test]
+fn a_submission_belongs_to_its_encoder() {
+    let _simulator = Simulator::new();
+    let [mut encoder, mut other] = [build(fused()).unwrap(), build(fused()).unwrap()];
+    let picture = &pictures()[0];
+    let expected = encoder.encode_tiles(std::slice::from_ref(picture)).unwrap().embeddings;
+    let submission = submit(&mut encoder, picture).unwrap();
+    let elsewhere = other.finish(submit(&mut encoder, picture).unwrap());
+    assert!(matches!(elsewhere, Err(Error::Input(InputError::Unavailable { option: "submission", .. }))));
+    assert!(encoder.finish(submission).unwrap().embeddings == expected);
 }
 
 #[test]

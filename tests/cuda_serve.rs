@@ -74,3 +74,29 @@ fn memory_that_lacks_for_one_request_is_there_for_the_next() {
     assert_eq!(next.status, 200, "{}", next.text());
     assert!(next.body == expected);
 }
+
+#[test]
+fn a_full_batch_is_given_to_the_gpu_while_it_computes() {
+    let expected = encode(&start(&[], None));
+    for stage in ["receive", "decode", "preprocess", "queue", "h2d", "gpu", "d2h", "serialise"] {
+        assert!(expected.header("server-timing").unwrap().contains(&format!("{stage};dur=")), "{stage}");
+    }
+    // A picture is a full batch.
+    let server = start(&["--max-batch-tiles", "4"], None);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    let response = encode(&server);
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    assert!(response.body == expected.body);
+                }
+            });
+        }
+    });
+    assert!(server.metric("tilesight_batches_ahead_total") > 0.0);
+    assert_eq!(server.metric("tilesight_batch_requests_count"), 48.0);
+    for stage in ["h2d", "gpu", "d2h"] {
+        assert_eq!(server.metric(&format!("tilesight_stage_seconds_count{{stage=\"{stage}\"}}")), 48.0);
+    }
+}

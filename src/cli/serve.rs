@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
-use crate::serve::{Addresses, Options, ServeError, serve};
+use crate::serve::{Addresses, Connections, Options, ServeError, serve};
 
 /// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
 const END: Duration = Duration::from_secs(5);
@@ -36,6 +36,18 @@ pub(super) struct Arguments {
     /// Serve HTTP alone
     #[arg(long, conflicts_with = "grpc_listen")]
     no_grpc: bool,
+    /// Connections that are there at once; more wait to be accepted
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_connections: usize,
+    /// How long a request's head may take, from its first byte or from the connection's beginning
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    header_timeout: u64,
+    /// How long a connection may stay between an answer and the next request
+    #[arg(long, value_name = "SECONDS", default_value_t = 75)]
+    idle_timeout: u64,
+    /// How long the reader of an answer may take nothing of it before it is dropped
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    write_timeout: u64,
     /// Requests that are there at once, from the first byte to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
@@ -112,6 +124,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options {
         listen: arguments.listen,
         grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
+        connections: Connections {
+            max: arguments.max_connections,
+            header_timeout: Duration::from_secs(arguments.header_timeout),
+            idle_timeout: Duration::from_secs(arguments.idle_timeout),
+            write_timeout: Duration::from_secs(arguments.write_timeout),
+        },
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,
         max_body_bytes: arguments.max_body_bytes,

@@ -92,20 +92,26 @@ impl CudaBackend {
     }
 
     /// Encodes batches, each into its own piece of `embeddings`, f32. Batches go to the GPUs in turn; on each, one
-    /// computes while the next one's pixels and the last one's results are on their way.
+    /// computes while the next one's pixels and the last one's results are on their way. With `timed`, where their time
+    /// went.
     ///
     /// # Errors
     /// [`CudaError`]. After one, nothing is under way.
-    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<GpuTimes, Error> {
+    pub(crate) fn run(
+        &mut self,
+        batches: &[Batch],
+        embeddings: Vec<&mut [f32]>,
+        timed: bool,
+    ) -> Result<GpuTimes, Error> {
         self.land_all();
-        let result = self.run_in_turn(batches, embeddings);
+        let result = self.run_in_turn(batches, embeddings, timed);
         if result.is_err() {
             self.replicas.iter_mut().for_each(Replica::abandon);
         }
         result
     }
 
-    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>) -> Result<GpuTimes, Error> {
+    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>, timed: bool) -> Result<GpuTimes, Error> {
         let num_replicas = self.replicas.len();
         let mut times = GpuTimes::default();
         let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
@@ -124,7 +130,7 @@ impl CudaBackend {
                     finish(replica, waiting, slot)?;
                 }
             }
-            replica.submit(slot, batch)?;
+            replica.submit(slot, batch, timed)?;
             waiting[slot] = Some(embeddings);
         }
         for (replica, waiting) in self.replicas.iter_mut().zip(&mut waiting) {

@@ -84,7 +84,7 @@ impl CudaBackend {
                 None => self.land_oldest(device),
             }
         };
-        self.replicas[device].submit(slot, batch)?;
+        self.replicas[device].submit(slot, batch, true)?;
         let flight = Flight { ticket: Arc::new(()), computed: self.replicas[device].computed(slot).clone() };
         let owner = Arc::downgrade(&flight.ticket);
         self.flights.0.push(Pending { owner, replica: device, place: Place::Slot { slot, embeddings } });

@@ -48,8 +48,8 @@ impl GpuTimes {
     }
 }
 
-/// Events that keep the time. They stand in the streams before and behind what they time, outside of the recorded graph,
-/// and order nothing: the events that do are others, which keep no time.
+/// Events that keep the time of a batch for which it is asked. They stand in the streams before and behind what they time,
+/// outside of the recorded graph, and order nothing: the events that do are others, which keep no time.
 #[derive(Debug)]
 struct Clock {
     upload: [Event; 2],
@@ -88,7 +88,10 @@ pub(super) struct Slot {
     uploaded: Event,
     computed: Arc<Event>,
     downloaded: Event,
-    clock: Clock,
+    /// Made for the first batch that is timed.
+    clock: Option<Clock>,
+    /// Whether the batch in flight is.
+    is_timed: bool,
     /// Elements of the batch' results; none while no batch is in flight.
     in_flight: Option<usize>,
     /// Whether the last batch' results went elsewhere, so that nobody has waited for it yet.
@@ -117,11 +120,25 @@ impl Slot {
             uploaded: Event::new(context)?,
             computed: Arc::new(Event::new(context)?),
             downloaded: Event::new(context)?,
-            clock: Clock::new(context)?,
+            clock: None,
+            is_timed: false,
             in_flight: None,
             is_passing: false,
             described: None,
         })
+    }
+
+    /// Has the next batch timed, or not.
+    pub(super) fn time(&mut self, context: &Arc<Context>, is_timed: bool) -> Result<(), CudaError> {
+        if is_timed && self.clock.is_none() {
+            self.clock = Some(Clock::new(context)?);
+        }
+        self.is_timed = is_timed;
+        Ok(())
+    }
+
+    fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref().filter(|_| self.is_timed)
     }
 
     /// Sends a batch' pixels and tables on their way; work that `streams.compute` gets next finds them. The embeddings go
@@ -138,7 +155,9 @@ impl Slot {
         if std::mem::take(&mut self.is_passing) {
             self.computed.synchronize()?;
         }
-        self.clock.upload[0].record(&streams.upload)?;
+        if let Some(clock) = self.clock() {
+            clock.upload[0].record(&streams.upload)?;
+        }
         let mut offset = 0;
         for (image, pixels) in batch.shape.images.iter().zip(&batch.pixels) {
             let read = &pixels[..image.num_input_tiles() * config.tile_len()];
@@ -151,7 +170,9 @@ impl Slot {
                 offset += piece.len();
             }
         }
-        self.clock.upload[1].record(&streams.upload)?;
+        if let Some(clock) = self.clock() {
+            clock.upload[1].record(&streams.upload)?;
+        }
         self.uploaded.record(&streams.upload)?;
         let places = Places { embeddings, ..self.places() };
         if self.describes(tables.capacity(), &batch.shape) {
@@ -165,7 +186,7 @@ impl Slot {
         // SAFETY: as above.
         unsafe { self.pinned_tables.upload(0..tables.bytes, descriptor, 0, &streams.compute) }?;
         streams.compute.wait(&self.uploaded)?;
-        self.clock.compute[0].record(&streams.compute)
+        self.clock().map_or(Ok(()), |clock| clock.compute[0].record(&streams.compute))
     }
 
     /// Where the slot's own batches have their pixels and embeddings.
@@ -187,13 +208,17 @@ impl Slot {
 
     /// Sends the results back, `len` elements, once what `streams.compute` was given is done.
     pub(super) fn download(&mut self, len: usize, dtype: Dtype, streams: &Streams) -> Result<(), CudaError> {
-        self.clock.compute[1].record(&streams.compute)?;
+        if let Some(clock) = self.clock() {
+            clock.compute[1].record(&streams.compute)?;
+        }
         self.computed.record(&streams.compute)?;
         streams.download.wait(&self.computed)?;
         // SAFETY: the pinned bytes are read only after `downloaded`, which is recorded behind this copy, and the memory
         // is dropped only once the GPU is idle.
         unsafe { self.pinned_embeddings.download(&self.embeddings, 0, len * dtype.size(), &streams.download) }?;
-        self.clock.downloaded.record(&streams.download)?;
+        if let Some(clock) = self.clock() {
+            clock.downloaded.record(&streams.download)?;
+        }
         self.downloaded.record(&streams.download)?;
         self.in_flight = Some(len);
         Ok(())
@@ -205,11 +230,12 @@ impl Slot {
         self.computed.record(&streams.compute)
     }
 
-    /// Waits for the results and hands their bytes over, with the times; none where no batch is in flight.
+    /// Waits for the results and hands their bytes over, with the times if the batch was timed; none where no batch is in
+    /// flight.
     pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<(&[u8], GpuTimes)>, CudaError> {
         let Some(len) = self.in_flight else { return Ok(None) };
         self.downloaded.synchronize()?;
-        let times = self.clock.read()?;
+        let times = self.clock().map_or(Ok(GpuTimes::default()), Clock::read)?;
         self.in_flight = None;
         Ok(Some((&self.pinned_embeddings.bytes()[..len * dtype.size()], times)))
     }

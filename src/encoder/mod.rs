@@ -180,7 +180,7 @@ impl Encoder {
     /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
         let images = self.picture_layouts(tiles)?;
-        self.run_all(images, embeddings).map(drop)
+        self.run_all(images, embeddings)
     }
 
     /// Each picture's rows and pixels, once its tiles are known to be what they are said to be.
@@ -270,15 +270,16 @@ impl Encoder {
     }
 
     /// Runs images, each with its pixels, in batches that keep the tile budget.
-    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<Timing> {
+    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<()> {
         let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
         let num_rows: usize = images.iter().map(|(image, _)| image.num_output_tiles() * tokens).sum();
         require_len("embeddings", num_rows, width, embeddings)?;
-        self.run_batches(&self.batches(images), embeddings)
+        self.run_batches(&self.batches(images), embeddings, false)?;
+        Ok(())
     }
 
-    /// Runs batches, whose embeddings stand one after another.
-    fn run_batches(&mut self, batches: &[Batch], embeddings: &mut [f32]) -> Result<Timing> {
+    /// Runs batches, whose embeddings stand one after another; with `timed`, says where the time went on the device, too.
+    fn run_batches(&mut self, batches: &[Batch], embeddings: &mut [f32], timed: bool) -> Result<Timing> {
         let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
         let (mut rest, mut outputs) = (embeddings, Vec::new());
         for batch in batches {
@@ -286,7 +287,7 @@ impl Encoder {
             rest = later;
             outputs.push(output);
         }
-        self.run(batches, outputs)
+        self.run(batches, outputs, timed)
     }
 
     /// Cuts a row of images into batches that keep the tile budget.
@@ -307,10 +308,11 @@ impl Encoder {
         batches
     }
 
-    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>) -> Result<Timing> {
+    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>, timed: bool) -> Result<Timing> {
         let begin = Instant::now();
         #[cfg_attr(not(feature = "cuda-unversioned"), expect(unused_mut, reason = "only a GPU tells more"))]
         let mut timing = None;
+        let _ = timed;
         match (&mut self.backend, &mut self.observer) {
             (Backend::Cpu(cpu), observer) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
@@ -338,7 +340,7 @@ impl Encoder {
             }
             #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), None) => {
-                let times = cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect())?;
+                let times = cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect(), timed)?;
                 timing = Some(times.into());
             }
         }

@@ -80,7 +80,7 @@ pub(super) fn keep(piece: Bytes, place: Arc<Place>) -> Bytes {
 /// Pieces of an answer. The request's place is kept until the last has left, or the client has.
 pub(super) struct Pieces {
     pub(super) pieces: VecDeque<Bytes>,
-    pub(super) _place: Arc<Place>,
+    pub(super) place: Arc<Place>,
 }
 
 impl HttpBody for Pieces {
@@ -88,7 +88,9 @@ impl HttpBody for Pieces {
     type Error = std::convert::Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+        let piece = self.pieces.pop_front();
+        // In the connection's buffers a piece outlives this body.
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(keep(piece, self.place.clone())))))
     }
 
     fn is_end_stream(&self) -> bool {

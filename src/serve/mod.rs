@@ -7,6 +7,7 @@
 //! ```
 
 mod body;
+mod connection;
 mod deadline;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -31,7 +32,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -40,6 +40,8 @@ use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
+pub use connection::Connections;
+use connection::Protocol;
 use metrics::Metrics;
 use service::Service;
 
@@ -50,6 +52,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The address to listen on for gRPC, where it is served.
     pub grpc_listen: Option<SocketAddr>,
+    /// What connections may take.
+    pub connections: Connections,
     /// Requests between their first byte and the last byte of their answer.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
@@ -136,17 +140,13 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
     };
     let service = Arc::new(service(encoder, options)?);
     let (close, closed) = watch::channel(());
-    let connections = |listener: TcpListener, router: Router| {
-        let mut closed = closed.clone();
-        // Without it, answers wait for the client's delayed acknowledgements.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let serve = axum::serve(listener, router);
-        tokio::spawn(serve.with_graceful_shutdown(async move { drop(closed.changed().await) }).into_future())
+    let connections = |listener: TcpListener, router: Router, protocol: Protocol| {
+        tokio::spawn(connection::serve(listener, router, protocol, options.connections, closed.clone()))
     };
     let addresses =
         Addresses { http: http.local_addr()?, grpc: grpc.as_ref().map(TcpListener::local_addr).transpose()? };
-    let http = connections(http, router(service.clone()));
-    let grpc = grpc.map(|listener| connections(listener, grpc::router(service.clone())));
+    let http = connections(http, router(service.clone()), Protocol::Http1);
+    let grpc = grpc.map(|listener| connections(listener, grpc::router(service.clone()), Protocol::Http2));
     started(addresses);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {

@@ -61,7 +61,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         ],
     );
     let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
-    let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    let mut response = Response::new(Body::new(Pieces { pieces, place }));
     response.extensions_mut().insert(told);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

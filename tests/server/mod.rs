@@ -57,8 +57,14 @@ impl Server {
     /// Any model on any device, as soon as it listens; with these variables.
     pub fn spawn(options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
+        command.envs(variables.iter().copied());
+        Self::run(command, options)
+    }
+
+    /// The same by a command that takes the program's arguments.
+    pub fn run(mut command: Command, options: &[&str]) -> Self {
         command.args(["serve", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]).args(options);
-        command.envs(variables.iter().copied()).stderr(Stdio::piped());
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -142,6 +148,13 @@ impl Server {
             assert!(begin.elapsed() < PATIENCE, "it does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Its memory, as Linux counts it.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// A value of `/metrics`.

@@ -130,10 +130,10 @@ impl Replica {
         self.context.model().is_simulated()
     }
 
-    /// Starts a batch in slot `slot`, which is free.
-    pub(super) fn submit(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+    /// Starts a batch in slot `slot`, which is free; `timed` has the GPU keep the time of its stages.
+    pub(super) fn submit(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
         self.require_usable()?;
-        let result = self.start(slot, batch);
+        let result = self.start(slot, batch, timed);
         self.after(slot, result)
     }
 
@@ -180,12 +180,13 @@ impl Replica {
         self.finish(0, embeddings).map(drop)
     }
 
-    fn start(&mut self, slot: usize, batch: &Batch) -> Result<(), Error> {
+    fn start(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
         self.context.bind()?;
         let capacity = self.capacity_for(&batch.shape);
         self.reserve(&capacity)?;
         let recorded = self.record(capacity, &batch.shape)?;
         let embeddings = self.slots[slot].embeddings.address();
+        self.slots[slot].time(&self.context, timed)?;
         let tables = &self.recorded[recorded].tables;
         self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
         self.launch(recorded)?;
@@ -254,6 +255,7 @@ impl Replica {
         batch: &Batch,
         embeddings: u64,
     ) -> Result<(), Error> {
+        self.slots[slot].time(&self.context, false)?;
         let tables = &self.recorded[recorded].tables;
         self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
         self.launch(recorded)?;
@@ -293,6 +295,7 @@ impl Replica {
         self.reserve_arena(plan.arena_bytes)?;
         let tables = BatchTables::new(plan.capacity, self.target);
         let embeddings = self.slots[0].embeddings.address();
+        self.slots[0].time(&self.context, false)?;
         self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
         let lowering = self.lowering(&plan, &tables);
         for step in &plan.steps {

@@ -67,7 +67,7 @@ pub(super) fn respond(
     let json_len = json.len();
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
-    let mut response = Response::new(Body::new(Pieces { pieces, _place: place }));
+    let mut response = Response::new(Body::new(Pieces { pieces, place }));
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
