@@ -18,9 +18,13 @@ const LATER: u32 = 3000;
 const MAX_REQUESTS: usize = 400;
 
 fn start(options: &[&str], fault: Option<(&str, &str)>) -> Server {
+    start_on("cuda", options, fault)
+}
+
+fn start_on(device: &str, options: &[&str], fault: Option<(&str, &str)>) -> Server {
     let model = golden("hf_tiny").display().to_string();
     let variables: Vec<(&str, &str)> = fault.into_iter().collect();
-    let server = Server::spawn(&[&["--device", "cuda", "--model", &model], options].concat(), &variables);
+    let server = Server::spawn(&[&["--device", device, "--model", &model], options].concat(), &variables);
     server.wait_until_ready();
     server
 }
@@ -75,6 +79,32 @@ fn memory_that_lacks_for_one_request_is_there_for_the_next() {
     assert!(next.body == expected);
 }
 
+/// Clients that each ask for the picture, one time after another; how many there are in all.
+fn ask_at_once(server: &Server, expected: &Response) -> f64 {
+    const CLIENTS: usize = 6;
+    const TIMES: usize = 8;
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..TIMES {
+                    let response = encode(server);
+                    assert_eq!(response.status, 200, "{}", response.text());
+                    assert!(response.body == expected.body);
+                }
+            });
+        }
+    });
+    (CLIENTS * TIMES) as f64
+}
+
+#[test]
+fn several_gpus_share_the_requests() {
+    let expected = encode(&start(&[], None));
+    let server = start_on("cuda:0,1", &["--max-batch-tiles", "4"], None);
+    let asked = ask_at_once(&server, &expected);
+    assert_eq!(server.metric("tilesight_batch_requests_count"), asked);
+}
+
 #[test]
 fn a_full_batch_is_given_to_the_gpu_while_it_computes() {
     let expected = encode(&start(&[], None));
@@ -83,20 +113,10 @@ fn a_full_batch_is_given_to_the_gpu_while_it_computes() {
     }
     // A picture is a full batch.
     let server = start(&["--max-batch-tiles", "4"], None);
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                for _ in 0..8 {
-                    let response = encode(&server);
-                    assert_eq!(response.status, 200, "{}", response.text());
-                    assert!(response.body == expected.body);
-                }
-            });
-        }
-    });
+    let asked = ask_at_once(&server, &expected);
     assert!(server.metric("tilesight_batches_ahead_total") > 0.0);
-    assert_eq!(server.metric("tilesight_batch_requests_count"), 48.0);
+    assert_eq!(server.metric("tilesight_batch_requests_count"), asked);
     for stage in ["h2d", "gpu", "d2h"] {
-        assert_eq!(server.metric(&format!("tilesight_stage_seconds_count{{stage=\"{stage}\"}}")), 48.0);
+        assert_eq!(server.metric(&format!("tilesight_stage_seconds_count{{stage=\"{stage}\"}}")), asked);
     }
 }

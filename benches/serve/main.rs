@@ -6,7 +6,9 @@
 //! cargo bench --features serve,cuda --bench serve -- --device cuda --model DIR --json serve.json
 //! ```
 //!
-//! Client and server share the machine. Offline rounds stand before and behind the server's, for machines drift.
+//! Client and server share the machine. Offline rounds stand before and behind the server's, for machines drift. The goals
+//! are those of the design: to the first byte at most 1 ms and 5 % of the encode more, and 95 % of the throughput. Tensors
+//! are what throughput is compared with, for a picture's decoding takes the cores that the CPU encodes on.
 
 mod client;
 mod offline;
@@ -48,7 +50,7 @@ impl Arguments {
     }
 }
 
-/// Models of one tile in about 20 and 100 milliseconds on two cores.
+/// Models of one tile in about 12 and 55 milliseconds on two cores; the picture has four.
 fn models(folder: &Path) -> [(&'static str, PathBuf); 2] {
     let small = demo_config();
     let medium = EncoderConfig { clip_embed_dim: 512, num_heads: 8, clip_num_layers: 10, ..demo_config() };
@@ -93,19 +95,30 @@ fn latency(server: &Server, offline: &mut Offline, duration: Duration) -> Value 
     })
 }
 
+/// Rounds of saturation, each of its own share: one that another program disturbed stands out.
+const ROUNDS: u32 = 5;
+
 /// More requests than the server can do.
 fn saturation(server: &Server, offline: &mut Offline, duration: Duration) -> Value {
-    let before = offline.tiles_per_second(duration / 4);
     let clients = 2 * offline.batch_tiles() + 2;
-    let tensors = server.answers_per_second(&offline.tensor_request(), clients, duration / 2);
-    let behind = offline.tiles_per_second(duration / 4);
-    let pictures = server.answers_per_second(&client::picture_request(offline.picture()), clients, duration / 2);
-    let share = tensors / ((before + behind) / 2.0);
+    let request = offline.tensor_request();
+    let mut shares = Vec::new();
+    let rounds = (0..ROUNDS).map(|_| {
+        let before = offline.tiles_per_second(duration / (2 * ROUNDS));
+        let served = server.answers_per_second(&request, clients, duration / ROUNDS);
+        let behind = offline.tiles_per_second(duration / (2 * ROUNDS));
+        let share = served / ((before + behind) / 2.0);
+        shares.push(share);
+        json!({ "offline_tiles_per_second": [before, behind], "served_tiles_per_second": served, "share": share })
+    });
+    let rounds: Vec<Value> = rounds.collect();
+    let share = median(&mut shares);
+    let pictures = client::picture_request(offline.picture());
+    let pictures = server.answers_per_second(&pictures, clients, duration / ROUNDS);
     json!({
         "clients": clients,
         "batch_tiles": offline.batch_tiles(),
-        "offline_tiles_per_second": [before, behind],
-        "tensors": { "tiles_per_second": tensors, "share_of_offline": share, "within_goal": share >= 0.95 },
+        "tensors": { "rounds": rounds, "share_of_offline": share, "within_goal": share >= 0.95 },
         "pictures": { "pictures_per_second": pictures, "tiles_each": offline.picture_tiles() },
     })
 }
