@@ -72,8 +72,10 @@ impl Stream {
     /// The answer to the next request, or its refusal. None where there is no request any more; an error where the
     /// stream cannot be read on.
     async fn answer(&mut self) -> Result<Option<VecDeque<Bytes>>, Refused> {
-        let Some(len) = self.received.next_len().await? else { return Ok(None) };
         let service = self.service.clone();
+        // Between two requests a stream may stay as long as a connection may.
+        let idle = Instant::now() + service.options.connections.idle_timeout;
+        let Some(len) = in_time(idle, self.received.next_len()).await? else { return Ok(None) };
         // The stream may be as old as it likes: a request's time begins here.
         let admitted = service.admit(&self.headers).and_then(|visit| {
             visit.place.hold(len as u64)?;
