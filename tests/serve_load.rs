@@ -67,9 +67,11 @@ fn picture(encoder: &mut Encoder, [down, across]: [usize; 2], seed: u64) -> Requ
     Xoshiro256PlusPlus::seed_from_u64(seed).fill_bytes(&mut samples);
     png.write_header().unwrap().write_image_data(&samples).unwrap();
     let image = Image::decode(&body, &Limits::default()).unwrap();
-    let encodings = encoder.encode(&[image]).unwrap();
+    let encodings = encoder.encode(std::slice::from_ref(&image)).unwrap();
     assert_eq!(encodings.aspect_ratios, [[down, across]]);
-    let answer = Expected::Embeddings(bytes(&encodings.embeddings));
+    // In the file the content hash stands behind the embeddings.
+    let content_hash = encoder.identity().content_hash(&image.digest(), Some(encoder.preprocessor().unwrap()));
+    let answer = Expected::Embeddings([&bytes(&encodings.embeddings)[..], content_hash.as_bytes()].concat());
     Request { path: "/v1/encode", headers: String::new(), body, answer }
 }
 
