@@ -502,7 +502,7 @@ fn who_comes_when_it_is_full_is_told_to_come_again() {
 
 #[test]
 fn slow_senders_and_vanished_clients_cost_no_place() {
-    let server = Server::start(&["--timeout", "1"]);
+    let server = Server::start(&["--timeout", "5"]);
     let infer = format!("{SERVICE}/ModelInfer");
     let mut slow = RawClient::connect(server.grpc).begin(&infer, &[GRPC]);
     slow.send(&[0, 0, 0, 16, 0, 1], false);
@@ -518,7 +518,7 @@ fn slow_senders_and_vanished_clients_cost_no_place() {
             drop(client);
         }
         wait_until("its end", || server.metric("tilesight_requests") == 0.0);
-        assert!(begin.elapsed() < Duration::from_millis(900), "it was there until its deadline");
+        assert!(begin.elapsed() < Duration::from_secs(4), "it was there until its deadline");
     }
     assert_serves(&Client::connect(server.grpc));
 }

@@ -161,8 +161,18 @@ struct Requests {
     answered: AtomicU64,
     /// Pieces of answers that were handed to HTTP/2 and have not left: their reader says how much it takes.
     pieces: AtomicU64,
-    /// When the last of them was.
-    handed: Mutex<Option<Instant>>,
+    /// When one of them was handed over, or an answer ended.
+    last: Mutex<Option<Instant>>,
+}
+
+impl Requests {
+    fn mark(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A request until its answer begins, or its client has left.
@@ -177,6 +187,8 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        // What is to be written of it may still be.
+        self.0.mark();
         self.0.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -211,7 +223,7 @@ struct Piece {
 
 impl Piece {
     fn new(bytes: Bytes, seen: Arc<Requests>) -> Self {
-        *seen.handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        seen.mark();
         seen.pieces.fetch_add(1, Ordering::Relaxed);
         Self { bytes, seen }
     }
@@ -287,9 +299,9 @@ impl Impatient {
 
     /// When the reader of an answer will have taken nothing for too long, though all it was let has been written.
     fn waits_until(&self) -> Option<Instant> {
-        let handed = *self.requests.handed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_waiting = self.requests.pieces.load(Ordering::Relaxed) > 0;
-        handed.filter(|_| is_waiting).map(|handed| handed.max(self.taken) + self.connections.write_timeout)
+        let handed = self.requests.last().filter(|_| is_waiting);
+        handed.map(|handed| handed.max(self.taken) + self.connections.write_timeout)
     }
 
     /// A write has come this far.
@@ -333,7 +345,7 @@ impl AsyncRead for Impatient {
         }
         let until = match self.head_since {
             Some(since) => since + self.connections.header_timeout,
-            None => self.last + self.connections.idle_timeout,
+            None => self.requests.last().map_or(self.last, |last| last.max(self.last)) + self.connections.idle_timeout,
         };
         ready!(self.wake_at(context, until));
         match self.head_since {
