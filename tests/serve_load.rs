@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Case, golden, noise, on_cpu};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use safetensors::SafeTensors;
 use serde_json::json;
 use server::{Response, Server, read_response, wait_until};
 use tilesight::Encoder;
@@ -41,8 +42,10 @@ struct Request {
 }
 
 enum Expected {
-    /// The last bytes of the answer.
-    Embeddings(Vec<u8>),
+    /// In the tensor of a file.
+    Picture(Vec<u8>),
+    /// In the last bytes of the answer.
+    Tensor(Vec<u8>),
     Status(u16),
 }
 
@@ -67,11 +70,9 @@ fn picture(encoder: &mut Encoder, [down, across]: [usize; 2], seed: u64) -> Requ
     Xoshiro256PlusPlus::seed_from_u64(seed).fill_bytes(&mut samples);
     png.write_header().unwrap().write_image_data(&samples).unwrap();
     let image = Image::decode(&body, &Limits::default()).unwrap();
-    let encodings = encoder.encode(std::slice::from_ref(&image)).unwrap();
+    let encodings = encoder.encode(&[image]).unwrap();
     assert_eq!(encodings.aspect_ratios, [[down, across]]);
-    // In the file the content hash stands behind the embeddings.
-    let content_hash = encoder.identity().content_hash(&image.digest(), Some(encoder.preprocessor().unwrap()));
-    let answer = Expected::Embeddings([&bytes(&encodings.embeddings)[..], content_hash.as_bytes()].concat());
+    let answer = Expected::Picture(bytes(&encodings.embeddings));
     Request { path: "/v1/encode", headers: String::new(), body, answer }
 }
 
@@ -80,7 +81,7 @@ fn tensor(encoder: &mut Encoder, ratio: [i64; 2], seed: u64) -> Request {
     let values = noise(2 * 4 * 3 * SIDE * SIDE, seed);
     let ratios = vec![ratio, [1, 1]];
     let case = Case::new(values.clone(), [1, 2, 4, 3, SIDE, SIDE], Some(ratios.clone()));
-    let answer = Expected::Embeddings(bytes(&encoder.encode_pixels(&case.pixels()).unwrap().embeddings));
+    let answer = Expected::Tensor(bytes(&encoder.encode_pixels(&case.pixels()).unwrap().embeddings));
     let request = json!({
         "inputs": [
             {
@@ -126,9 +127,13 @@ impl Seen {
         *self.statuses.entry(response.status).or_default() += 1;
         match (&request.answer, response.status) {
             (_, 429) => assert_eq!(response.header("retry-after"), Some("1")),
-            (Expected::Embeddings(expected), 200) => assert!(response.body.ends_with(expected), "another's embeddings"),
+            (Expected::Picture(expected), 200) => {
+                let file = SafeTensors::deserialize(&response.body).unwrap();
+                assert!(file.tensor("embeddings").unwrap().data() == *expected, "another's embeddings");
+            }
+            (Expected::Tensor(expected), 200) => assert!(response.body.ends_with(expected), "another's embeddings"),
             (Expected::Status(expected), status) => assert_eq!(status, *expected, "{}", response.text()),
-            (Expected::Embeddings(_), _) => panic!("{}: {}", response.status, response.text()),
+            (Expected::Picture(_) | Expected::Tensor(_), _) => panic!("{}: {}", response.status, response.text()),
         }
     }
 }
