@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use half::f16;
+use rayon::prelude::*;
 
 use crate::error::{Error, InputError};
 
@@ -52,6 +53,21 @@ impl Dtype {
         }
     }
 
+    /// Rounds f32 values to this type, to nearest and ties to even: little-endian bytes, made by all threads.
+    pub fn narrowed(self, values: &[f32]) -> Vec<u8> {
+        // Pieces that fit the inner caches.
+        const PIECE: usize = 1 << 14;
+        let mut bytes = vec![0; values.len() * self.size()];
+        bytes.par_chunks_mut(PIECE * self.size()).zip(values.par_chunks(PIECE)).for_each(
+            |(bytes, values)| match self {
+                Self::F32 => narrow_each(values, bytes, f32::to_le_bytes),
+                Self::Bf16 => narrow_each(values, bytes, |x| half::bf16::from_f32(x).to_le_bytes()),
+                Self::F16 => narrow_each(values, bytes, |x| f16::from_f32(x).to_le_bytes()),
+            },
+        );
+        bytes
+    }
+
     /// Rounds f32 values to this type, to nearest and ties to even, and appends them as little-endian bytes.
     pub fn narrow(self, values: &[f32], out: &mut Vec<u8>) {
         out.reserve(values.len() * self.size());
@@ -60,6 +76,12 @@ impl Dtype {
             Self::Bf16 => values.iter().for_each(|x| out.extend_from_slice(&half::bf16::from_f32(*x).to_le_bytes())),
             Self::F16 => values.iter().for_each(|x| out.extend_from_slice(&f16::from_f32(*x).to_le_bytes())),
         }
+    }
+}
+
+fn narrow_each<const SIZE: usize>(values: &[f32], bytes: &mut [u8], one: impl Fn(f32) -> [u8; SIZE]) {
+    for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        *bytes = one(*value);
     }
 }
 
@@ -111,6 +133,16 @@ mod tests {
                 dtype.narrow(&wide, &mut back);
                 assert!(wide[0].is_nan() || back == bytes, "{dtype} {bits:04x} came back as {back:02x?}");
             }
+        }
+    }
+
+    #[test]
+    fn all_threads_round_as_one() {
+        let values: Vec<f32> = (0..100_003).map(|i| (i as f32 * 0.37).sin() * 1e3).collect();
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+            let mut one_by_one = Vec::new();
+            dtype.narrow(&values, &mut one_by_one);
+            assert!(dtype.narrowed(&values) == one_by_one, "{dtype}");
         }
     }
 

@@ -3,8 +3,8 @@
 mod common;
 mod server;
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -242,16 +242,20 @@ fn pixels_come_back_as_the_librarys_embeddings() {
     }
 }
 
+/// A request to the demo model, whose answer is of a megabyte.
+fn two_tiles() -> ModelInferRequest {
+    let values = bytes_of(&common::noise(2 * 3 * 224 * 224, 5));
+    let ratios = (input("aspect_ratio", "INT64", &[2, 2]), integers(&[1; 4]));
+    raw_request(vec![(input("pixels", "FP32", &[2, 1, 3, 224, 224]), values), ratios])
+}
+
 #[test]
 fn an_answer_holds_its_place_until_it_has_left() {
     let server = Server::spawn(&["--device", "cpu"], &[]);
     server.wait_until_ready();
     let client = RawClient::connect(server.grpc);
     let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
-    let values = bytes_of(&common::noise(2 * 3 * 224 * 224, 5));
-    let ratios = (input("aspect_ratio", "INT64", &[2, 2]), integers(&[1; 4]));
-    let request = raw_request(vec![(input("pixels", "FP32", &[2, 1, 3, 224, 224]), values), ratios]);
-    call.send(&framed(&request.encode_to_vec()), true);
+    call.send(&framed(&two_tiles().encode_to_vec()), true);
     let answer = call.head();
     // A client of HTTP/2 says how much it takes: nothing but the first 65,535 bytes so far.
     assert_eq!(server.metric("tilesight_requests"), 1.0);
@@ -259,6 +263,53 @@ fn an_answer_holds_its_place_until_it_has_left() {
     assert_eq!(answer.code(), Code::Ok);
     wait_until("its end", || server.metric("tilesight_requests") == 0.0);
     assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+}
+
+#[test]
+fn an_answer_that_nobody_takes_gives_its_place_back() {
+    let server = Server::spawn(&["--device", "cpu", "--write-timeout", "1"], &[]);
+    server.wait_until_ready();
+    let client = RawClient::connect(server.grpc);
+    let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+    call.send(&framed(&two_tiles().encode_to_vec()), true);
+    let answer = call.head();
+    let begin = Instant::now();
+    assert_eq!(server.metric("tilesight_requests"), 1.0);
+    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+    assert!(begin.elapsed() < Duration::from_secs(5) && begin.elapsed() > Duration::from_millis(500));
+    assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+    assert_ne!(answer.code(), Code::Ok);
+}
+
+#[test]
+fn a_stream_may_be_idle_for_a_while_and_compute_for_longer() {
+    let server = Server::start(&["--idle-timeout", "1", "--max-delay", "2500"]);
+    let client = RawClient::connect(server.grpc);
+    let begin = Instant::now();
+    let idle = client.begin(&format!("{SERVICE}/ModelStreamInfer"), &[GRPC]);
+    assert_eq!(idle.status().code(), Code::DeadlineExceeded);
+    assert!(begin.elapsed() > Duration::from_secs(1));
+    // The batch waits for more, which does not come.
+    let mut busy = client.begin(&format!("{SERVICE}/ModelStreamInfer"), &[GRPC]);
+    busy.send(&framed(&pictures(&[picture("image0.png")]).encode_to_vec()), true);
+    let begin = Instant::now();
+    assert_eq!(busy.status().code(), Code::Ok);
+    assert!(begin.elapsed() > Duration::from_secs(2));
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_has_an_end() {
+    let server = Server::start(&["--header-timeout", "1", "--idle-timeout", "1"]);
+    for begins in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut stream = TcpStream::connect(server.grpc).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(begins).unwrap();
+        let begin = Instant::now();
+        // Whether it ends or is reset, it is over.
+        let _ = stream.read_to_end(&mut Vec::new()).map_err(|error| assert_ne!(error.kind(), ErrorKind::WouldBlock));
+        assert!(begin.elapsed() > Duration::from_millis(500) && begin.elapsed() < Duration::from_secs(10));
+    }
+    assert_serves(&Client::connect(server.grpc));
 }
 
 #[test]
@@ -451,7 +502,7 @@ fn who_comes_when_it_is_full_is_told_to_come_again() {
 
 #[test]
 fn slow_senders_and_vanished_clients_cost_no_place() {
-    let server = Server::start(&["--timeout", "1"]);
+    let server = Server::start(&["--timeout", "5"]);
     let infer = format!("{SERVICE}/ModelInfer");
     let mut slow = RawClient::connect(server.grpc).begin(&infer, &[GRPC]);
     slow.send(&[0, 0, 0, 16, 0, 1], false);
@@ -467,7 +518,7 @@ fn slow_senders_and_vanished_clients_cost_no_place() {
             drop(client);
         }
         wait_until("its end", || server.metric("tilesight_requests") == 0.0);
-        assert!(begin.elapsed() < Duration::from_millis(900), "it was there until its deadline");
+        assert!(begin.elapsed() < Duration::from_secs(4), "it was there until its deadline");
     }
     assert_serves(&Client::connect(server.grpc));
 }

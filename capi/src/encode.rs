@@ -198,9 +198,7 @@ unsafe fn write(
     let memory = unsafe { slice_mut(output.data.cast::<u8>(), bytes, "output's data") }?;
     let mut embeddings = vec![0.0; len];
     encode(&mut embeddings)?;
-    let mut narrow = Vec::with_capacity(bytes);
-    dtype.narrow(&embeddings, &mut narrow);
-    memory.copy_from_slice(&narrow);
+    memory.copy_from_slice(&dtype.narrowed(&embeddings));
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     /// How long a request's head may take, from its first byte or from the connection's beginning
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     header_timeout: u64,
-    /// How long a connection may stay between an answer and the next request
+    /// How long a connection, or a stream of gRPC, may stay between an answer and the next request
     #[arg(long, value_name = "SECONDS", default_value_t = 75)]
     idle_timeout: u64,
     /// How long the reader of an answer may take nothing of it before it is dropped

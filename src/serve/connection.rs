@@ -3,14 +3,17 @@
 //! A head that does not end, a connection that asks for nothing, and an answer that nobody takes each have a time, after
 //! which the connection is closed and what its request holds is given back. Bodies have the request's deadline.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
@@ -23,6 +26,12 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// How long nothing is accepted after the system had no room for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of a frame that answers a ping or settings; whoever sends those has taken nothing of an answer.
+const MAX_REPLY: usize = 17;
+
+/// Calls of a connection of HTTP/2 at once; a client with more of them waits.
+const MAX_CALLS: u32 = 256;
 
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +108,7 @@ async fn connection(
     // Without it, answers wait for the client's delayed acknowledgements.
     drop(stream.set_nodelay(true));
     let requests = Arc::<Requests>::default();
+    let seen = requests.clone();
     let io = TokioIo::new(Impatient::new(stream, protocol, connections, requests.clone()));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -117,7 +127,14 @@ async fn connection(
             drop(until_closed(connection, |connection| connection.graceful_shutdown(), closing).await);
         }
         Protocol::Http2 => {
-            let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service);
+            let service = service_fn(move |request| {
+                let (call, seen) = (UnderWay::new(&seen), seen.clone());
+                let answer = service.call(request);
+                async move { Ok::<_, Infallible>(answer.await?.map(|body| Answer { body, seen, _call: call })) }
+            });
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(MAX_CALLS);
+            let connection = builder.serve_connection(io, service);
             drop(until_closed(connection, |connection| connection.graceful_shutdown(), closing).await);
         }
     }
@@ -142,6 +159,20 @@ async fn until_closed<C: Future>(
 struct Requests {
     begun: AtomicU64,
     answered: AtomicU64,
+    /// Pieces of answers that were handed to HTTP/2 and have not left: their reader says how much it takes.
+    pieces: AtomicU64,
+    /// When one of them was handed over, or an answer ended.
+    last: Mutex<Option<Instant>>,
+}
+
+impl Requests {
+    fn mark(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A request until its answer begins, or its client has left.
@@ -156,7 +187,57 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        // What is to be written of it may still be.
+        self.0.mark();
         self.0.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer of HTTP/2, which is under way until all of it has been handed over: it may be a stream that goes on.
+struct Answer {
+    body: Body,
+    seen: Arc<Requests>,
+    _call: UnderWay,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let seen = self.seen.clone();
+        let piece = Pin::new(&mut self.body).poll_frame(context);
+        piece.map_ok(|frame| frame.map_data(|bytes| Bytes::from_owner(Piece::new(bytes, seen))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// A piece of an answer until it has left.
+struct Piece {
+    bytes: Bytes,
+    seen: Arc<Requests>,
+}
+
+impl Piece {
+    fn new(bytes: Bytes, seen: Arc<Requests>) -> Self {
+        seen.mark();
+        seen.pieces.fetch_add(1, Ordering::Relaxed);
+        Self { bytes, seen }
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.seen.pieces.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -172,6 +253,8 @@ struct Impatient {
     head_since: Option<Instant>,
     /// When something was last read or written.
     last: Instant,
+    /// When something was last written that may be an answer.
+    taken: Instant,
     /// Wakes the reader.
     alarm: Pin<Box<Sleep>>,
     /// Ends a write that is stuck.
@@ -182,7 +265,18 @@ impl Impatient {
     fn new(stream: TcpStream, protocol: Protocol, connections: Connections, requests: Arc<Requests>) -> Self {
         let now = Instant::now();
         let alarm = Box::pin(sleep_until(now + connections.header_timeout));
-        Self { stream, protocol, connections, requests, known: 0, head_since: Some(now), last: now, alarm, stuck: None }
+        Self {
+            stream,
+            protocol,
+            connections,
+            requests,
+            known: 0,
+            head_since: Some(now),
+            last: now,
+            taken: now,
+            alarm,
+            stuck: None,
+        }
     }
 
     /// Looks whether what is read next is another request's head; whether a request is under way.
@@ -203,13 +297,24 @@ impl Impatient {
         self.alarm.as_mut().poll(context)
     }
 
+    /// When the reader of an answer will have taken nothing for too long, though all it was let has been written.
+    fn waits_until(&self) -> Option<Instant> {
+        let is_waiting = self.requests.pieces.load(Ordering::Relaxed) > 0;
+        let handed = self.requests.last().filter(|_| is_waiting);
+        handed.map(|handed| handed.max(self.taken) + self.connections.write_timeout)
+    }
+
     /// A write has come this far.
-    fn written<T>(&mut self, context: &mut Context, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() {
+    fn written(&mut self, context: &mut Context, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &result {
             self.stuck = None;
             self.last = Instant::now();
+            if written.as_ref().is_ok_and(|written| *written > MAX_REPLY) {
+                self.taken = self.last;
+            }
             // Behind an answer nobody may read before something comes: hyper waits for that since the request.
-            let _ = self.wake_at(context, self.last + self.connections.idle_timeout);
+            let until = self.waits_until().unwrap_or(self.last + self.connections.idle_timeout);
+            let _ = self.wake_at(context, until);
             return result;
         }
         let timeout = self.connections.write_timeout;
@@ -231,12 +336,16 @@ impl AsyncRead for Impatient {
             }
             return Poll::Ready(result);
         }
+        if let Some(until) = self.waits_until() {
+            ready!(self.wake_at(context, until));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nobody takes the answer")));
+        }
         if is_busy || self.stuck.is_some() {
             return Poll::Pending;
         }
         let until = match self.head_since {
             Some(since) => since + self.connections.header_timeout,
-            None => self.last + self.connections.idle_timeout,
+            None => self.requests.last().map_or(self.last, |last| last.max(self.last)) + self.connections.idle_timeout,
         };
         ready!(self.wake_at(context, until));
         match self.head_since {

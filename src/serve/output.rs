@@ -12,9 +12,7 @@ pub(super) fn embeddings(reply: Reply, dtype: Dtype) -> Bytes {
     if dtype == Dtype::F32 && cfg!(target_endian = "little") {
         return Bytes::from_owner(reply);
     }
-    let mut bytes = Vec::new();
-    dtype.narrow(&reply, &mut bytes);
-    bytes.into()
+    dtype.narrowed(&reply).into()
 }
 
 /// The ETag of embeddings in this element type. Equal tags mean equal values; the text around them may differ.

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use tokio::task::block_in_place;
 
 use super::body::{Pieces, receive, swallow};
 use super::log::Told;
@@ -60,7 +61,11 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
             ("resized", pair(placement.canvas.resized)),
         ],
     );
-    let pieces = [head, output::embeddings(answer.reply.clone(), dtype), content_hashes].into();
+    if dtype != Dtype::F32 {
+        place.hold((dtype.size() * answer.reply.len()) as u64)?;
+    }
+    let embeddings = block_in_place(|| output::embeddings(answer.reply.clone(), dtype));
+    let pieces = [head, embeddings, content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, place }));
     response.extensions_mut().insert(told);
     let headers = response.headers_mut();

@@ -1,6 +1,7 @@
 //! A request's tensors, whichever protocol brought them, each checked against its own shape.
 
 use axum::body::Bytes;
+use tokio::task::block_in_place;
 
 use super::output::dtype_named;
 use super::refused::Refused;
@@ -60,7 +61,7 @@ impl Tensors {
     /// Encodes what the request holds.
     pub(super) async fn encode(self, visit: Visit<'_>) -> Result<Answer, Refused> {
         visit.place.hold(self.slices())?;
-        match self.into_contents()? {
+        match block_in_place(|| self.into_contents())? {
             Contents::Pictures(files) => visit.pictures(files).await,
             Contents::Pixels { values, shape, aspect_ratio } => visit.pixels(values, shape, aspect_ratio).await,
         }

@@ -13,6 +13,7 @@ use axum::response::Response;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use tokio::task::block_in_place;
 
 use super::super::body::in_time;
 use super::super::refused::Refused;
@@ -72,8 +73,10 @@ impl Stream {
     /// The answer to the next request, or its refusal. None where there is no request any more; an error where the
     /// stream cannot be read on.
     async fn answer(&mut self) -> Result<Option<VecDeque<Bytes>>, Refused> {
-        let Some(len) = self.received.next_len().await? else { return Ok(None) };
         let service = self.service.clone();
+        // Between two requests a stream may stay as long as a connection may.
+        let idle = Instant::now() + service.options.connections.idle_timeout;
+        let Some(len) = in_time(idle, self.received.next_len()).await? else { return Ok(None) };
         // The stream may be as old as it likes: a request's time begins here.
         let admitted = service.admit(&self.headers).and_then(|visit| {
             visit.place.hold(len as u64)?;
@@ -97,10 +100,10 @@ impl Stream {
 async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
     visit.received();
     let place = visit.place.clone();
-    let Asked { tensors, form } = Asked::read(message, |bytes| Ok(place.hold(bytes)?))?;
+    let Asked { tensors, form } = block_in_place(|| Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))?;
+    let pieces = block_in_place(|| form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place)))?;
     answer.is_made(begin.elapsed());
     Ok(pieces)
 }

@@ -12,6 +12,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use tokio::task::block_in_place;
 
 use super::body::{receive, swallow};
 use super::outputs::Wanted;
@@ -51,10 +52,11 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     let body = receive(body, &visit.place, service.options.max_body_bytes, visit.deadline).await?;
     visit.received();
     let place = visit.place.clone();
-    let asked = Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?))?;
+    // Bodies and answers can be a hundred megabytes: other requests of this thread do not wait for them.
+    let asked = block_in_place(|| Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?)))?;
     visit.unless_known(&head.headers, asked.wanted.dtype());
     let answer = asked.tensors.encode(visit).await?;
-    answer::respond(asked.id.as_deref(), &asked.wanted, answer, place)
+    block_in_place(|| answer::respond(asked.id.as_deref(), &asked.wanted, answer, place))
 }
 
 /// What a body asks for.
