@@ -1,0 +1,92 @@
+"""The Python module against the command line: the same embeddings, and refusals that say what they are.
+
+    module.py MODEL EMBEDDINGS IMAGE...      EMBEDDINGS: what `tilesight encode --output` wrote for the images
+"""
+
+import json
+import pathlib
+import struct
+import sys
+import threading
+
+import numpy
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "capi/python"))
+import tilesight
+
+
+def read(path):
+    """The f32 embeddings and the number of tiles in a safetensors file."""
+    data = pathlib.Path(path).read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+
+    def tensor(name, dtype):
+        begin, end = header[name]["data_offsets"]
+        return numpy.frombuffer(data[8 + size + begin : 8 + size + end], dtype).reshape(header[name]["shape"])
+
+    return tensor("embeddings", numpy.float32), tensor("num_tiles", numpy.int64)
+
+
+def refused(kind, says, call):
+    try:
+        call()
+    except (tilesight.Error, TypeError, ValueError) as error:
+        assert getattr(error, "status", type(error).__name__) == kind and says in str(error), (kind, error)
+        return
+    raise AssertionError(f"not refused: {kind}")
+
+
+def main(model, expected, *paths):
+    embeddings, num_tiles = read(expected)
+    pictures = [pathlib.Path(path).read_bytes() for path in paths]
+    with tilesight.Encoder(model, device="cpu") as encoder:
+        measured = [encoder.measure(picture) for picture in pictures]
+        assert [p.tiles_down * p.tiles_across for p in measured] == list(num_tiles)
+        found = encoder.encode(pictures)
+        assert [len(rows) for rows in found] == [p.num_rows for p in measured]
+        assert (numpy.concatenate(found) == embeddings).all()
+        assert encoder.encode([]) == []
+
+        side, tiles = encoder.tile_size, encoder.max_num_tiles
+        pixels = numpy.random.default_rng(1).standard_normal((1, 2, tiles, 3, side, side), numpy.float32)
+        ratios = [[[1, 2], [1, 1]]]
+        whole = encoder.encode_pixels(pixels, ratios)
+        assert whole.shape == (1, 2 * tiles * encoder.num_tokens, encoder.embed_dim)
+        # Through bytes that another library would hand over, and as half precision.
+        half = pixels.astype(numpy.float16)
+        rounded = encoder.encode_pixels(half.astype(numpy.float32), ratios)
+        assert (encoder.encode_pixels(half, ratios) == rounded).all() and (rounded != whole).any()
+        frozen = pixels.copy()
+        frozen.flags.writeable = False
+        assert (encoder.encode_pixels(frozen, ratios) == whole).all()
+
+        failures = []
+
+        def again():
+            if not (encoder.encode_pixels(pixels, ratios) == whole).all():
+                failures.append("other embeddings in a thread")
+
+        threads = [threading.Thread(target=again) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert not failures, failures
+
+        refused("image", "", lambda: encoder.measure(b"no picture"))
+        refused("image", "", lambda: encoder.encode([pictures[0], b"\x89PNG"]))
+        refused("input", "aspect_ratio", lambda: encoder.encode_pixels(pixels))
+        refused("ValueError", "contiguous", lambda: encoder.encode_pixels(pixels[..., ::-1], ratios))
+        refused("ValueError", "[b, i, t", lambda: encoder.encode_pixels(pixels[0], ratios))
+        refused("TypeError", "float32", lambda: encoder.encode_pixels(pixels.astype(numpy.float64), ratios))
+        refused("TypeError", "DLPack", lambda: encoder.encode_pixels([1.0], ratios))
+        refused("ValueError", "GPU's memory", lambda: encoder.enqueue_pixels(pixels, whole, ratios, stream=None))
+        identity = encoder.identity
+    refused("invalid handle", "no encoder", lambda: encoder.measure(pictures[0]))
+    refused("checkpoint", "/nowhere", lambda: tilesight.Encoder("/nowhere"))
+    refused("unavailable", "tpu", lambda: tilesight.Encoder(model, device="tpu"))
+    with tilesight.Encoder(model, device="cpu", threads=1) as encoder:
+        assert encoder.identity == identity and (numpy.concatenate(encoder.encode(pictures)) == embeddings).all()
+    print(f"the Python module, libtilesight {tilesight.__version__}: {len(pictures)} pictures, {embeddings.shape} embeddings")
+
+
+main(*sys.argv[1:])
