@@ -5,7 +5,8 @@ use std::mem::offset_of;
 use super::{Bench, relative_error};
 use crate::cuda::abi;
 use crate::cuda::driver::DeviceMemory;
-use crate::cuda::ops::Matrix;
+use crate::cuda::ops::{Matrix, stored};
+use crate::dtype::Dtype;
 use crate::error::CudaError;
 use crate::plan::Form;
 
@@ -78,6 +79,20 @@ pub(super) fn batch_with_items(
     items: usize,
     address: u64,
 ) -> Result<DeviceMemory, CudaError> {
+    bench.upload(&batch_bytes(rows, items, address, Dtype::F32))
+}
+
+/// The same, whose pixels are of this type.
+pub(super) fn batch_of_pixels(
+    bench: &Bench,
+    rows: usize,
+    address: u64,
+    pixels: Dtype,
+) -> Result<DeviceMemory, CudaError> {
+    bench.upload(&batch_bytes(rows, rows, address, pixels))
+}
+
+fn batch_bytes(rows: usize, items: usize, address: u64, pixels: Dtype) -> [u8; size_of::<abi::Batch>()] {
     let mut bytes = [0u8; size_of::<abi::Batch>()];
     let (addresses, counts) = bytes.split_at_mut(offset_of!(abi::Batch, num_tiles));
     addresses.chunks_exact_mut(size_of::<u64>()).for_each(|place| place.copy_from_slice(&address.to_le_bytes()));
@@ -85,8 +100,8 @@ pub(super) fn batch_with_items(
     counts.chunks_exact_mut(size_of::<u32>()).for_each(|place| place.copy_from_slice(&rows.to_le_bytes()));
     let items = (items as u32).to_le_bytes();
     bytes[offset_of!(abi::Batch, num_projection_items)..][..items.len()].copy_from_slice(&items);
-    bytes[offset_of!(abi::Batch, pixels_type)..][..items.len()].copy_from_slice(&abi::STORED_F32.to_le_bytes());
-    bench.upload(&bytes)
+    bytes[offset_of!(abi::Batch, pixels_type)..][..items.len()].copy_from_slice(&stored(pixels).to_le_bytes());
+    bytes
 }
 
 /// Mean and sum of squared deviations of each group of columns of each row.
