@@ -148,6 +148,9 @@ fn pictures_of_the_host_go_to_the_callers_memory() {
         for output in &outputs {
             assert!(widen(&stream.download(output, expected.len() * 2)) == expected, "{semantics}");
         }
+        // SAFETY: no picture has no embeddings, and nothing is written.
+        let shape = unsafe { encoder.enqueue_tiles(0, &[], DeviceEmbeddings { address: 0, bytes: 0 }, stream.raw()) };
+        assert_eq!(shape.unwrap(), [0, 40]);
         // And the slots are whole for those who ask for embeddings.
         assert!(encoder.encode_tiles(&pictures).unwrap().embeddings == expected);
     }

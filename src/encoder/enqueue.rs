@@ -184,6 +184,9 @@ impl Encoder {
         let row_bytes = self.config.decoder_embed_dim * self.precision().activations.size();
         let needed = rows.checked_mul(row_bytes).ok_or(InputError::OutOfMemory { bytes: u64::MAX })?;
         let context = self.gpus(device)?.context(device);
+        if needed == 0 {
+            return Ok(());
+        }
         if bytes < needed {
             let (ordinal, found) = (context.ordinal(), format!("{bytes} bytes"));
             let bytes = needed as u64;
