@@ -184,6 +184,27 @@ fn many_calls_are_ahead_of_the_gpu_on_streams_that_take_turns() {
 }
 
 #[test]
+fn an_event_of_the_callers_is_recorded_behind_the_work() {
+    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let values = pixels(7, Padding::AsGiven);
+    let expected = expected(&mut encoder, &values);
+    let engine = Engine::new(0);
+    let (stream, other, done) = (engine.stream(), engine.stream(), engine.event());
+    let (input, output) = (engine.memory(values.len() * 4), engine.memory(output_bytes()));
+    let pixels = on_device(input.address, Dtype::F32, Padding::AsGiven);
+    // The simulated device does what has no order in one of its own choice, which may be the right one.
+    for _ in 0..8 {
+        stream.upload(&values, &input);
+        stream.upload(&vec![0xffu8; output_bytes()], &output);
+        enqueue(&mut encoder, &pixels, &output, stream.with(&done));
+        other.wait(&done);
+        let found = widen(&other.download(&output, output_bytes()));
+        drop(stream.download(&output, 2));
+        assert!(found == expected);
+    }
+}
+
+#[test]
 fn batches_of_all_kinds_are_under_way_together() {
     let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
     let (first, second) = (pixels(1, Padding::AsGiven), pixels(2, Padding::AsGiven));

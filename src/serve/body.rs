@@ -77,6 +77,15 @@ pub(super) fn keep(piece: Bytes, place: Arc<Place>) -> Bytes {
     Bytes::from_owner(Kept { piece, _place: place })
 }
 
+/// Bytes that are worked on in well under a millisecond.
+const FEW_BYTES: usize = 1 << 20;
+
+/// Works on so many bytes. Other requests of this thread do not wait for what is long; what is short is done at once, for
+/// handing them to another thread would take longer, and each such thread has memory of its own.
+pub(super) fn at_length<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < FEW_BYTES { work() } else { tokio::task::block_in_place(work) }
+}
+
 /// Pieces of an answer. The request's place is kept until the last has left, or the client has.
 pub(super) struct Pieces {
     pub(super) pieces: VecDeque<Bytes>,

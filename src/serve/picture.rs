@@ -7,9 +7,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use tokio::task::block_in_place;
 
-use super::body::{Pieces, receive, swallow};
+use super::body::{Pieces, at_length, receive, swallow};
 use super::log::Told;
 use super::output;
 use super::refused::Refused;
@@ -64,7 +63,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     if dtype != Dtype::F32 {
         place.hold((dtype.size() * answer.reply.len()) as u64)?;
     }
-    let embeddings = block_in_place(|| output::embeddings(answer.reply.clone(), dtype));
+    let embeddings = at_length(size_of_val(&answer.reply[..]), || output::embeddings(answer.reply.clone(), dtype));
     let pieces = [head, embeddings, content_hashes].into();
     let mut response = Response::new(Body::new(Pieces { pieces, place }));
     response.extensions_mut().insert(told);

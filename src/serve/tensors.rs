@@ -1,8 +1,8 @@
 //! A request's tensors, whichever protocol brought them, each checked against its own shape.
 
 use axum::body::Bytes;
-use tokio::task::block_in_place;
 
+use super::body::at_length;
 use super::output::dtype_named;
 use super::refused::Refused;
 use super::service::{Answer, Visit};
@@ -61,10 +61,20 @@ impl Tensors {
     /// Encodes what the request holds.
     pub(super) async fn encode(self, visit: Visit<'_>) -> Result<Answer, Refused> {
         visit.place.hold(self.slices())?;
-        match block_in_place(|| self.into_contents())? {
+        match at_length(self.bytes(), || self.into_contents())? {
             Contents::Pictures(files) => visit.pictures(files).await,
             Contents::Pixels { values, shape, aspect_ratio } => visit.pixels(values, shape, aspect_ratio).await,
         }
+    }
+
+    /// Bytes that reading the elements moves.
+    fn bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor| match &tensor.elements {
+            Elements::Binary(bytes) => bytes.len(),
+            Elements::Numbers(numbers) => size_of_val(&numbers[..]),
+            Elements::Floats(_) | Elements::Integers(_) | Elements::Files(_) => 0,
+        };
+        self.0.iter().map(bytes).sum()
     }
 
     /// Bytes that the elements of BYTES take beside themselves, of which the shortest have four.

@@ -7,9 +7,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use tokio::task::block_in_place;
 
-use super::super::body::in_time;
+use super::super::body::{at_length, in_time};
 use super::super::log::Told;
 use super::super::refused::Refused;
 use super::super::service::Service;
@@ -31,11 +30,11 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let mut received = Received::new(body, service.options.max_body_bytes);
     let message = in_time(visit.deadline, received.only(&place)).await?;
     visit.received();
-    let Asked { tensors, form } = block_in_place(|| Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
     visit.unless_known(headers, form.dtype());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = block_in_place(|| form.message(&answer, &place)?.framed(Some(&place)))?;
+    let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed(Some(&place)))?;
     let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();

@@ -13,9 +13,8 @@ use axum::response::Response;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio::task::block_in_place;
 
-use super::super::body::in_time;
+use super::super::body::{at_length, in_time};
 use super::super::refused::Refused;
 use super::super::service::{Service, Visit};
 use super::inference::ModelStreamInferResponse;
@@ -100,10 +99,12 @@ impl Stream {
 async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
     visit.received();
     let place = visit.place.clone();
-    let Asked { tensors, form } = block_in_place(|| Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = block_in_place(|| form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place)))?;
+    let pieces = at_length(size_of_val(&answer.reply[..]), || {
+        form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))
+    })?;
     answer.is_made(begin.elapsed());
     Ok(pieces)
 }

@@ -12,9 +12,8 @@ use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use tokio::task::block_in_place;
 
-use super::body::{receive, swallow};
+use super::body::{at_length, receive, swallow};
 use super::outputs::Wanted;
 use super::protocol::require_model;
 use super::refused::Refused;
@@ -53,10 +52,12 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     visit.received();
     let place = visit.place.clone();
     // Bodies and answers can be a hundred megabytes: other requests of this thread do not wait for them.
-    let asked = block_in_place(|| Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?)))?;
+    let asked =
+        at_length(body.len(), || Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?)))?;
     visit.unless_known(&head.headers, asked.wanted.dtype());
     let answer = asked.tensors.encode(visit).await?;
-    block_in_place(|| answer::respond(asked.id.as_deref(), &asked.wanted, answer, place))
+    let bytes = size_of_val(&answer.reply[..]);
+    at_length(bytes, || answer::respond(asked.id.as_deref(), &asked.wanted, answer, place))
 }
 
 /// What a body asks for.
