@@ -34,7 +34,24 @@ impl Batch {
         let absurd = 0xffff_ffff;
         let address = |address: u64| [address as u32, (address >> 32) as u32];
         let ([a, b], [c, d], [e, f]) = (address(self.pixels), address(self.embeddings), self.num_rows);
-        Buffer::of(&[a, b, c, d, absurd, self.num_patches, e, f, absurd, absurd, self.num_projected_rows, absurd])
+        // Pixels are in f32.
+        let stored_f32 = 0;
+        Buffer::of(&[
+            a,
+            b,
+            c,
+            d,
+            absurd,
+            self.num_patches,
+            e,
+            f,
+            absurd,
+            absurd,
+            self.num_projected_rows,
+            absurd,
+            stored_f32,
+            absurd,
+        ])
     }
 }
 
