@@ -58,23 +58,18 @@ impl Dtype {
         // Pieces that fit the inner caches.
         const PIECE: usize = 1 << 14;
         let mut bytes = vec![0; values.len() * self.size()];
-        bytes.par_chunks_mut(PIECE * self.size()).zip(values.par_chunks(PIECE)).for_each(
-            |(bytes, values)| match self {
-                Self::F32 => narrow_each(values, bytes, f32::to_le_bytes),
-                Self::Bf16 => narrow_each(values, bytes, |x| half::bf16::from_f32(x).to_le_bytes()),
-                Self::F16 => narrow_each(values, bytes, |x| f16::from_f32(x).to_le_bytes()),
-            },
-        );
+        let pieces = bytes.par_chunks_mut(PIECE * self.size()).zip(values.par_chunks(PIECE));
+        pieces.for_each(|(bytes, values)| self.narrow_into(values, bytes));
         bytes
     }
 
-    /// Rounds f32 values to this type, to nearest and ties to even, and appends them as little-endian bytes.
-    pub fn narrow(self, values: &[f32], out: &mut Vec<u8>) {
-        out.reserve(values.len() * self.size());
+    /// Rounds likewise, on this thread. `out` has the bytes of as many elements as there are values.
+    pub(crate) fn narrow_into(self, values: &[f32], out: &mut [u8]) {
+        assert_eq!(out.len(), values.len() * self.size(), "bytes and elements disagree");
         match self {
-            Self::F32 => values.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
-            Self::Bf16 => values.iter().for_each(|x| out.extend_from_slice(&half::bf16::from_f32(*x).to_le_bytes())),
-            Self::F16 => values.iter().for_each(|x| out.extend_from_slice(&f16::from_f32(*x).to_le_bytes())),
+            Self::F32 => narrow_each(values, out, f32::to_le_bytes),
+            Self::Bf16 => narrow_each(values, out, |x| half::bf16::from_f32(x).to_le_bytes()),
+            Self::F16 => narrow_each(values, out, |x| f16::from_f32(x).to_le_bytes()),
         }
     }
 }
@@ -129,8 +124,7 @@ mod tests {
                 let bytes = bits.to_le_bytes();
                 let mut wide = [0.0];
                 dtype.widen(&bytes, &mut wide);
-                let mut back = Vec::new();
-                dtype.narrow(&wide, &mut back);
+                let back = dtype.narrowed(&wide);
                 assert!(wide[0].is_nan() || back == bytes, "{dtype} {bits:04x} came back as {back:02x?}");
             }
         }
@@ -140,8 +134,9 @@ mod tests {
     fn all_threads_round_as_one() {
         let values: Vec<f32> = (0..100_003).map(|i| (i as f32 * 0.37).sin() * 1e3).collect();
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-            let mut one_by_one = Vec::new();
-            dtype.narrow(&values, &mut one_by_one);
+            let mut one_by_one = vec![0; values.len() * dtype.size()];
+            let places = one_by_one.chunks_exact_mut(dtype.size());
+            places.zip(&values).for_each(|(bytes, value)| dtype.narrow_into(&[*value], bytes));
             assert!(dtype.narrowed(&values) == one_by_one, "{dtype}");
         }
     }

@@ -10,7 +10,6 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use common::{golden, on_cpu};
 use prost::Message;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
@@ -18,7 +17,6 @@ use server::grpc::inference::model_infer_request::InferInputTensor;
 use server::grpc::inference::{ModelInferRequest, ModelInferResponse};
 use server::grpc::{Client, RawClient, SERVICE, framed};
 use server::{Server, post_head, wait_until};
-use tilesight::image::{Image, Limits};
 use tonic::Code;
 
 /// Clients at once.
@@ -48,13 +46,11 @@ const WORDS: [&[u8]; 16] = [
 ];
 
 fn picture() -> Vec<u8> {
-    std::fs::read(golden("hf_tiny/image0.png")).unwrap()
+    server::picture("image0.png")
 }
 
 fn expected() -> Vec<u8> {
-    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
-    let image = Image::decode(&picture(), &Limits::default()).unwrap();
-    encoder.encode(&[image]).unwrap().embeddings.iter().flat_map(|value| value.to_le_bytes()).collect()
+    bytemuck::cast_slice(&server::expected(&["image0.png"])).to_vec()
 }
 
 fn bytes_tensor() -> Vec<u8> {

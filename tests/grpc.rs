@@ -16,23 +16,10 @@ use server::grpc::inference::infer_parameter::ParameterChoice;
 use server::grpc::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use server::grpc::inference::*;
 use server::grpc::{Client, RawClient, SERVICE, framed};
-use server::{Server, wait_until};
+use server::{Server, expected, picture, wait_until};
 use tilesight::checkpoint::{NameFormat, RandomWeights};
-use tilesight::image::{Image, Limits};
 use tilesight::{Dtype, EncoderConfig};
 use tonic::{Code, Request, Status};
-
-fn picture(name: &str) -> Vec<u8> {
-    std::fs::read(golden("hf_tiny").join(name)).unwrap()
-}
-
-/// The embeddings of these pictures, by the library.
-fn expected(names: &[&str]) -> Vec<f32> {
-    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
-    let images: Vec<Image> =
-        names.iter().map(|name| Image::decode(&picture(name), &Limits::default()).unwrap()).collect();
-    encoder.encode(&images).unwrap().embeddings
-}
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()

@@ -9,20 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{golden, on_cpu};
 use serde_json::{Value, json};
-use server::{Response, Server, post_head, read_response, wait_until};
+use server::{Response, Server, expected, picture, post_head, read_response, wait_until};
 use tilesight::image::{Image, Limits};
-
-fn picture(name: &str) -> Vec<u8> {
-    std::fs::read(golden("hf_tiny").join(name)).unwrap()
-}
-
-/// The embeddings of these pictures, by the library.
-fn expected(names: &[&str]) -> Vec<f32> {
-    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
-    let images: Vec<Image> =
-        names.iter().map(|name| Image::decode(&picture(name), &Limits::default()).unwrap()).collect();
-    encoder.encode(&images).unwrap().embeddings
-}
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()

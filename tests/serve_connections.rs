@@ -16,7 +16,7 @@ use tilesight::checkpoint::{NameFormat, RandomWeights, demo_config};
 use tilesight::{Dtype, EncoderConfig};
 
 fn picture() -> Vec<u8> {
-    std::fs::read(golden("hf_tiny").join("image0.png")).unwrap()
+    server::picture("image0.png")
 }
 
 #[track_caller]

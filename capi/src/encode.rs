@@ -97,10 +97,21 @@ pub(crate) fn num_rows(encoder: &engine::Encoder, tiles: &[Tiles]) -> usize {
     encoder.config().num_tokens() * tiles.iter().map(Tiles::num_tiles).sum::<usize>()
 }
 
-/// Numbers of the aspect ratios of a pixel tensor of this shape.
-pub(crate) fn pairs(shape: &[usize; 6]) -> Result<usize, Refusal> {
-    let pairs = shape[0].checked_mul(shape[1]).and_then(|images| images.checked_mul(2));
-    pairs.ok_or_else(|| Refusal::argument(format!("pixels cannot have the shape {shape:?}")))
+/// The aspect ratios of a pixel tensor of this shape; none where they are null.
+///
+/// # Safety
+/// `given` is null, or points to two readable numbers for each image.
+pub(crate) unsafe fn aspect_ratios<'a>(
+    given: *const i64,
+    shape: &[usize; 6],
+) -> Result<Option<&'a [[i64; 2]]>, Refusal> {
+    if given.is_null() {
+        return Ok(None);
+    }
+    let numbers = shape[0].checked_mul(shape[1]).and_then(|images| images.checked_mul(2));
+    let refuse = || Refusal::argument(format!("pixels cannot have the shape {shape:?}"));
+    // SAFETY: the caller's promise.
+    Ok(Some(unsafe { slice(given, numbers.ok_or_else(refuse)?, "aspect_ratio") }?.as_chunks().0))
 }
 
 /// Encodes a pixel tensor, as torchtune's forward(images, aspect_ratio) does: samples times images times tiles times
@@ -125,17 +136,13 @@ pub unsafe extern "C" fn tilesight_encode_pixels(
         let product = |sizes: &[usize]| sizes.iter().try_fold(1usize, |len, size| len.checked_mul(*size));
         let too_many = || Refusal::argument(format!("pixels cannot have the shape {shape:?}"));
         let len = product(&shape).and_then(|len| len.checked_mul(dtype.size())).ok_or_else(too_many)?;
-        let pairs = pairs(&shape)?;
         if !pixels.data.addr().is_multiple_of(dtype.size()) {
             return Err(Refusal::argument(format!("pixels must be aligned to {} bytes", dtype.size())));
         }
         // SAFETY: the caller's promise.
         let bytes = unsafe { slice(pixels.data.cast::<u8>(), len, "pixels") }?;
-        let aspect_ratio = match pixels.aspect_ratio.is_null() {
-            true => None,
-            // SAFETY: the caller's promise.
-            false => Some(unsafe { slice(pixels.aspect_ratio, pairs, "aspect_ratio") }?.as_chunks().0),
-        };
+        // SAFETY: the caller's promise.
+        let aspect_ratio = unsafe { aspect_ratios(pixels.aspect_ratio, &shape) }?;
         let widened;
         // SAFETY: the bytes are aligned for f32 where that is their type, and every pattern of bits is one.
         let images = match (dtype, unsafe { bytes.align_to::<f32>() }) {

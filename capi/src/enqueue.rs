@@ -1,6 +1,6 @@
 //! Work in the order of the caller's stream, on the caller's memory of a GPU.
 
-use crate::arguments::{read_struct, slice};
+use crate::arguments::read_struct;
 use crate::encode::{self, dtype};
 use crate::handles::{self, Encoder};
 use crate::status::{Refusal, Status, call};
@@ -36,14 +36,8 @@ pub unsafe extern "C" fn tilesight_enqueue_pixels(
         let unknown = || Refusal::argument(format!("there is no tilesight_padding {}", pixels.padding));
         let padding = known.ok_or_else(unknown)?;
         let shape = pixels.shape.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
-        let aspect_ratio: Option<&[[i64; 2]]> = match pixels.aspect_ratio.is_null() {
-            true => None,
-            false => {
-                let pairs = encode::pairs(&shape)?;
-                // SAFETY: the caller's promise.
-                Some(unsafe { slice(pixels.aspect_ratio, pairs, "aspect_ratio") }?.as_chunks().0)
-            }
-        };
+        // SAFETY: the caller's promise.
+        let aspect_ratio = unsafe { encode::aspect_ratios(pixels.aspect_ratio, &shape) }?;
         let held = handles::find(encoder)?;
         let mut encoder = held.lock()?;
         #[cfg(feature = "cuda")]

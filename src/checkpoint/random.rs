@@ -138,9 +138,7 @@ impl RandomWeights {
         bytes.par_chunks_mut(chunk_bytes).enumerate().for_each(|(chunk, out)| {
             let mut rng = Xoshiro256PlusPlus::seed_from_u64(name_seed.wrapping_add((chunk as u64) << 40));
             let values: Vec<f32> = (0..out.len() / self.dtype.size()).map(|_| scale.draw(&mut rng)).collect();
-            let mut narrow = Vec::new();
-            self.dtype.narrow(&values, &mut narrow);
-            out.copy_from_slice(&narrow);
+            self.dtype.narrow_into(&values, out);
         });
         bytes
     }

@@ -78,9 +78,7 @@ pub(super) fn resize(
         _ => return Ok(tensor),
     };
     // The result takes the stored type, as torch's interpolation of a half-precision table does.
-    let mut bytes = Vec::new();
-    tensor.dtype().narrow(&resized, &mut bytes);
-    Ok(Tensor::owned(tensor.dtype(), expected, bytes))
+    Ok(Tensor::owned(tensor.dtype(), expected, tensor.dtype().narrowed(&resized)))
 }
 
 /// The global table: class tokens over the grid of tiles, patches over the one canvas that all tiles form.

@@ -13,8 +13,10 @@ use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture};
 use super::pixels::PixelFile;
 use super::{progress, table};
+use crate::digest::Digest;
 use crate::encoder::{Device, Encoder};
 use crate::error::{Error, Result};
+use crate::image::Tiles;
 
 /// Encode pictures, or a pixel tensor, into embeddings
 #[derive(Args)]
@@ -130,7 +132,7 @@ fn encode_pictures(
     mut output: Option<&mut Output>,
     show: bool,
 ) -> Result<f64> {
-    let preprocessor = encoder.preprocessor()?.clone();
+    let (preprocessor, identity) = (encoder.preprocessor()?.clone(), encoder.identity());
     let start = Instant::now();
     let pictures = pictures::survey(paths, &preprocessor)?;
     let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
@@ -152,10 +154,13 @@ fn encode_pictures(
     for batch in pictures::batches(&pictures, tiles_at_once) {
         let (first, last) = (lines.len() + 1, lines.len() + batch.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
-        let (tiles, digests) = pictures::tiles(batch, &preprocessor)?;
+        let cut = pictures::each(batch, |image| {
+            let (tiles, digest) = rayon::join(|| preprocessor.tiles(image), || image.digest());
+            Ok((tiles?, identity.content_hash(&digest, Some(&preprocessor))))
+        })?;
+        let (tiles, hashes): (Vec<Tiles>, Vec<Digest>) = cut.into_iter().unzip();
+        content_hashes.extend(hashes);
         let encodings = encoder.encode_tiles(&tiles)?;
-        let content_hash = |digest| encoder.identity().content_hash(digest, Some(&preprocessor));
-        content_hashes.extend(digests.iter().map(content_hash));
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;
         }

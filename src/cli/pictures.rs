@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::digest::Digest;
 use crate::error::{Error, ImageError, Result};
-use crate::image::{Canvas, Image, Limits, Preprocessor, Tiles};
+use crate::image::{Canvas, Image, Limits, Preprocessor};
 
 /// A picture whose header has been read.
 pub(super) struct Picture {
@@ -28,18 +27,16 @@ pub(super) fn survey(paths: &[PathBuf], preprocessor: &Preprocessor) -> Result<V
     paths.par_iter().map(survey).collect()
 }
 
-/// Decodes and cuts some pictures, in parallel, and takes the digests of their pixels.
-pub(super) fn tiles(pictures: &[Picture], preprocessor: &Preprocessor) -> Result<(Vec<Tiles>, Vec<Digest>)> {
-    let tiles = |picture: &Picture| {
+/// Decodes some pictures and does something with each, in parallel.
+pub(super) fn each<T: Send>(pictures: &[Picture], work: impl Fn(&Image) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let work = |picture: &Picture| {
         let image = Image::decode(&read(&picture.path)?, &Limits::default()).map_err(|e| named(&picture.path, e))?;
         if (image.width(), image.height()) != (picture.width, picture.height) {
             return Err(Error::io(&picture.path)(std::io::Error::other("the file changed while it was being read")));
         }
-        let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
-        Ok((tiles.map_err(|e| named(&picture.path, e))?, digest))
+        work(&image).map_err(|e| named(&picture.path, e))
     };
-    let cut: Vec<(Tiles, Digest)> = pictures.par_iter().map(tiles).collect::<Result<_>>()?;
-    Ok(cut.into_iter().unzip())
+    pictures.par_iter().map(work).collect()
 }
 
 /// Cuts a list into runs of at most `max_tiles` tiles, or of one picture.

@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let bar = progress::bar(pictures.len() as u64, "cutting");
     let mut table = table(&["image", "pixels", "canvas", "tiles", "resized to"]);
     for picture in &pictures {
-        let (tiles, _) = pictures::tiles(std::slice::from_ref(picture), &preprocessor)?;
+        let tiles = pictures::each(std::slice::from_ref(picture), |image| preprocessor.tiles(image))?;
         if let Some(output) = &mut output {
             output.values(&tiles[0].pixels)?;
         }

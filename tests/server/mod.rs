@@ -10,9 +10,24 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::golden;
+use tilesight::image::{Image, Limits};
+
+use crate::common::{golden, on_cpu};
 
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A picture of the golden model `hf_tiny`, as its file.
+pub fn picture(name: &str) -> Vec<u8> {
+    std::fs::read(golden("hf_tiny").join(name)).unwrap()
+}
+
+/// The embeddings of these pictures, by the library.
+pub fn expected(names: &[&str]) -> Vec<f32> {
+    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let images: Vec<Image> =
+        names.iter().map(|name| Image::decode(&picture(name), &Limits::default()).unwrap()).collect();
+    encoder.encode(&images).unwrap().embeddings
+}
 
 /// A running `tilesight serve`; killed when it is dropped.
 pub struct Server {

@@ -79,7 +79,7 @@ impl<'a> Bench<'a> {
         assert_eq!(values.len(), rows * width, "values that are no whole rows");
         let mut bytes = Vec::new();
         for row in values.chunks_exact(width) {
-            dtype.narrow(row, &mut bytes);
+            bytes.extend(dtype.narrowed(row));
             bytes.resize(bytes.len() + (stride - width) * dtype.size(), POISON);
         }
         bytes.resize(bytes.len() + ROWS_BEYOND * stride * dtype.size(), POISON);

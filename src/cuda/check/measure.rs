@@ -44,10 +44,8 @@ impl Draw {
 
 /// The values as `dtype` holds them.
 pub(crate) fn rounded(values: &[f32], dtype: Dtype) -> Vec<f32> {
-    let mut bytes = Vec::new();
-    dtype.narrow(values, &mut bytes);
     let mut back = vec![0.0; values.len()];
-    dtype.widen(&bytes, &mut back);
+    dtype.widen(&dtype.narrowed(values), &mut back);
     back
 }
 

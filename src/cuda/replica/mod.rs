@@ -186,14 +186,24 @@ impl Replica {
         self.reserve(&capacity)?;
         let recorded = self.record(capacity, &batch.shape)?;
         let embeddings = self.slots[slot].embeddings.address();
+        self.send(slot, recorded, (batch, embeddings), timed)?;
+        let len = batch.shape.num_output_tiles() * self.config.num_tokens() * self.config.decoder_embed_dim;
+        self.slots[slot].download(len, self.target.precision.activations, &self.streams)?;
+        Ok(())
+    }
+
+    /// Sends a batch by a slot, and launches its graph; its embeddings go to an address of the GPU.
+    fn send(
+        &mut self,
+        slot: usize,
+        recorded: usize,
+        (batch, embeddings): (&Batch, u64),
+        timed: bool,
+    ) -> Result<(), Error> {
         self.slots[slot].time(&self.context, timed)?;
         let tables = &self.recorded[recorded].tables;
         self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
-        self.launch(recorded)?;
-        let slot = &mut self.slots[slot];
-        let len = batch.shape.num_output_tiles() * self.config.num_tokens() * self.config.decoder_embed_dim;
-        slot.download(len, self.target.precision.activations, &self.streams)?;
-        Ok(())
+        Ok(self.launch(recorded)?)
     }
 
     /// Launches a graph for the batch whose descriptor was sent last.
@@ -255,10 +265,7 @@ impl Replica {
         batch: &Batch,
         embeddings: u64,
     ) -> Result<(), Error> {
-        self.slots[slot].time(&self.context, false)?;
-        let tables = &self.recorded[recorded].tables;
-        self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
-        self.launch(recorded)?;
+        self.send(slot, recorded, (batch, embeddings), false)?;
         Ok(self.slots[slot].pass(&self.streams)?)
     }
 
