@@ -34,6 +34,7 @@ pub(super) struct Kernel {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
     pub(super) shared_bytes: u32,
+    /// Without what lies between their members.
     pub(super) params: Arc<[u8]>,
     pub(super) module: usize,
     /// Whether it was launched with programmatic serialisation.
@@ -151,14 +152,9 @@ impl Work {
 }
 
 impl Kernel {
-    /// Whatever may be a pointer among the params. A last word that is half padding is none, but may look like one: the
-    /// stack is full of upper halves of addresses.
+    /// Whatever may be a pointer among the params.
     fn words(&self) -> impl Iterator<Item = u64> {
-        let padding = if self.entry.may_end_in_padding { 8 } else { 0 };
-        self.params[..self.params.len() - padding]
-            .chunks_exact(8)
-            .filter_map(|word| word.try_into().ok())
-            .map(u64::from_ne_bytes)
+        self.params.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes)
     }
 
     fn run(&self, memory: &Memory, device: usize, model: DeviceModel, seed: u64) -> Result<(), Misfortune> {

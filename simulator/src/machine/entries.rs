@@ -14,21 +14,29 @@ pub struct Entry {
     pub compute_capability: (u32, u32),
     /// Size of its one parameter, a struct.
     pub params_bytes: usize,
-    /// Whether its last bytes may be padding, which holds whatever was there before; if so they are no pointer.
-    pub may_end_in_padding: bool,
     /// Threads of a block at most: the first argument of `__launch_bounds__`.
     pub max_threads: u32,
     /// Runs it as the current thread with a copy of the struct.
     pub(super) function: unsafe extern "C" fn(*const c_void),
+    clear_padding: unsafe extern "C" fn(*mut c_void),
+}
+
+impl Entry {
+    /// Sets what lies between the params' members to zero: it holds whatever was there before, and is no pointer.
+    pub(crate) fn clear_padding(&self, params: &mut [u8]) {
+        assert_eq!(params.len(), self.params_bytes);
+        // SAFETY: there are as many bytes as the params have; it changes some of them.
+        unsafe { (self.clear_padding)(params.as_mut_ptr().cast()) }
+    }
 }
 
 /// `SimulatorEntry` of `include/entry.h`.
 #[repr(C)]
 struct EntryRecord {
     function: unsafe extern "C" fn(*const c_void),
+    clear_padding: unsafe extern "C" fn(*mut c_void),
     params_bytes: u64,
     max_threads: u32,
-    may_end_in_padding: u32,
 }
 
 /// An entry as the build script lists it.
@@ -48,9 +56,9 @@ pub fn entries() -> &'static [Entry] {
 }
 
 fn describe(&Source { name, module, compute_capability, record }: &Source) -> Entry {
-    let &EntryRecord { function, params_bytes, max_threads, may_end_in_padding } = record();
-    let (params_bytes, may_end_in_padding) = (params_bytes as usize, may_end_in_padding != 0);
-    Entry { name, module, compute_capability, params_bytes, may_end_in_padding, max_threads, function }
+    let &EntryRecord { function, clear_padding, params_bytes, max_threads } = record();
+    let params_bytes = params_bytes as usize;
+    Entry { name, module, compute_capability, params_bytes, max_threads, function, clear_padding }
 }
 
 /// The entry of that name, the portable one where others have the same.
