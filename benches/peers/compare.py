@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""Time tilesight and torchtune side by side on the CPU, and check that they agree.
+"""Time tilesight and its peers side by side, on the CPU or on a GPU, and check that they agree.
 
     cargo build --release
     benches/peers/setup.sh
     target/peers/bin/python benches/peers/compare.py --json compare.json
 
-Both run in float32 from one checkpoint on the same pixels, for one tile and for four, turn about: a round is one process
-of each, and the order changes from round to round, so that a slow phase of the machine does not fall on one of them
-alone. Each process is held to --threads CPUs, does --warmup runs that do not count and then --repeat timed ones; only
-forward passes are timed. Only one process runs at a time, and memory is that of the larger (about 6 GB at 11B).
+All sides compute one encoder (a random one, in each side's names for its tensors) on the same pixels, turn about: a round
+is one process of each, and the order changes from round to round, so that a slow phase of the machine does not fall on
+one of them alone. Each process does --warmup runs that do not count and then --repeat timed ones; only forward passes are
+timed, and only one process runs at a time. torchtune is compared with our semantics of that name, transformers with
+`meta`, each image then filled up with tiles of zeros to the encoder's most.
 
-Outputs must agree to max |a-b| / max |b| <= 1e-5, or the exit status is 1. The ratio is torchtune's time over ours,
-from the medians of one round; the table gives the median round's and the range over the rounds. Memory is the peak
-resident set: ours over the whole process, torchtune's up to the end of its last forward pass, its checksum left out.
+A ratio is the peer's time over ours, from the medians of one round; the table gives the median round's and the range over
+the rounds: a difference smaller than that range is noise. On a GPU both times go from pixels to embeddings in the host's
+memory; the peer's time on the device alone, without its copies, has a column of its own, and a ratio to our whole time,
+which is more than a fair one would give the peer.
 
-Without --model, a random 11B checkpoint is made first by `tilesight random --preset 11b --dtype bf16 --seed 7`.
+Outputs are checked in every round, or the exit status is 1. In float32: max |a-b| / max |b| <= 1e-5. In bfloat16 and
+float16: ours may be no further from a float32 run of the peer than the peer itself is in that type (agreement.py has the
+factors), in the Frobenius norm. A peer that fails is named, and the others go on.
 """
 import argparse
 import datetime
@@ -27,165 +31,279 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+import agreement
+import sides
+from encoder import encoder_config, flops
 from make_case import case, grid
-from peer import cpu_model, encoder_config, flops
+from sides import PEERS, REFERENCES, Failed
 
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = HERE.parent.parent / "target"
-TOLERANCE = 1e-5
+LAYOUTS = {"torchtune": "torchtune", "meta": "huggingface"}
+SEED = 7
 
 
-def run(command, cpus, threads):
-    """Runs a process on those CPUs to its end; returns its peak resident set in bytes."""
-    env = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads),
-           "MKL_NUM_THREADS": str(threads)}
-    hold = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
-    process = subprocess.Popen([str(c) for c in command], env=env, preexec_fn=hold, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"exit status {process.returncode} from: {' '.join(str(c) for c in command)}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def models(a, work):
+    """The checkpoint of each semantics that is compared: the one given, or a random one, the same in both layouts."""
+    needed = {PEERS[name].semantics for name in a.peers}
+    given = {"torchtune": a.torchtune_model, "meta": a.transformers_model}
+    stored = "fp16" if a.dtype == "float16" else "bf16"
+    return {semantics: given[semantics] or random_model(a, LAYOUTS[semantics], stored, work) for semantics in sorted(needed)}
 
 
-def embeddings(path):
-    """The one floating point tensor of a file; a file with more must call it `embeddings`."""
-    tensors = load_file(path)
-    floats = [name for name, value in tensors.items() if value.dtype.kind == "f"]
-    if "embeddings" in tensors:
-        floats = ["embeddings"]
-    if len(floats) != 1:
-        raise SystemExit(f"{path}: which of {', '.join(tensors)} are the embeddings?")
-    return tensors[floats[0]]
+def random_model(a, layout, stored, work):
+    """A preset's is kept for the next time; one of a configuration that may change is not."""
+    size = ["--tile-size", a.tile_size] if a.tile_size else []
+    geometry = ["--config", a.config] if a.config else ["--preset", a.preset]
+    name = "-".join(["peers", a.preset, *map(str, size[1:]), layout, stored, f"seed{SEED}"])
+    model = work / layout if a.config else a.keep / name
+    if not (model / "model.safetensors").exists():
+        sides.run([a.tilesight, "random", *geometry, *size, "--layout", layout, "--dtype", stored, "--seed", SEED,
+                   "--output", model], None, a.threads)
+    return model
 
 
-def difference(ours, theirs):
-    """max |a-b| / max |b| in float64; the shapes may differ in how they group rows, not in their size."""
-    if ours.size != theirs.size or ours.shape[-1] != theirs.shape[-1]:
-        raise SystemExit(f"outputs have the shapes {ours.shape} and {theirs.shape}")
-    a, b = (x.reshape(-1).astype(np.float64) for x in (ours, theirs))
-    if not (np.isfinite(a).all() and np.isfinite(b).all() and b.any()):
-        return float("inf")
-    return float(np.abs(a - b).max() / np.abs(b).max())
+def repeats(a, num_tiles):
+    """Timed runs of a process: on the CPU few where each takes minutes."""
+    return a.repeat or (50 if a.device == "cuda" else 3 if num_tiles == 1 else 1)
 
 
-def measure(a, model, pixels, repeat, work):
-    """One process of ours or theirs: its timed runs, its peak memory, its output."""
-    def ours():
-        runs = a.warmup + repeat
-        peak = run([a.tilesight, "encode", "--model", model, "--pixels", pixels, "--device", "cpu", "--output",
-                    work / "ours.safetensors", "--repeat", runs, "--json", work / "ours.json", *a.ours], a.cpus, a.threads)
-        told = json.loads((work / "ours.json").read_text())
-        if len(told["seconds"]) != runs:
-            raise SystemExit(f"tilesight reports {len(told['seconds'])} runs, not {runs}")
-        return {"seconds": told["seconds"][a.warmup:], "peak_rss_bytes": peak, "report": told}
+def members(a, pixels, work):
+    """Each side of a comparison: its semantics, and the call that measures one process of it."""
+    def member(measure, name, semantics, label, **more):
+        path, num_tiles = pixels[semantics]
+        output = work / f"{label.replace(' ', '-')}.safetensors"
+        return label, (semantics, output, lambda: measure(a, name, path, output, repeats(a, num_tiles), **more))
 
-    def theirs():
-        run([sys.executable, HERE / "torchtune_cpu.py", "--model", model, "--pixels", pixels, "--threads", a.threads,
-             "--warmup", a.warmup, "--repeat", repeat, "--output", work / "theirs.safetensors",
-             "--json", work / "theirs.json"], a.cpus, a.threads)
-        told = json.loads((work / "theirs.json").read_text())
-        return {"seconds": told["seconds"], "peak_rss_bytes": told["peak_rss_bytes"], "report": told}
-    return {"ours": ours, "theirs": theirs}
+    found = dict(member(sides.tilesight, semantics, semantics, f"tilesight {semantics}") for semantics in pixels)
+    found |= dict(member(sides.peer, name, PEERS[name].semantics, name) for name in a.peers)
+    if a.bfloat16_too:
+        found |= dict(member(sides.peer, name, PEERS[name].semantics, f"{name} bfloat16", dtype="bfloat16") for name in a.peers)
+    return found
 
 
-def compare(a, model, config, tiles, work):
+def references(a, pixels, work):
+    """What a peer of each semantics computes in float32, where ours is not in float32."""
+    if a.dtype == "float32":
+        return {}
+    found = {}
+    for semantics, (path, _) in pixels.items():
+        output = work / f"reference-{semantics}.safetensors"
+        try:
+            sides.peer(a, REFERENCES[semantics], path, output, 1, dtype="float32")
+            found[semantics] = agreement.embeddings(output)
+        except Failed as failure:
+            print(f"no reference: {failure}", file=sys.stderr)
+    return found
+
+
+def verdict(a, name, ours, theirs, reference):
+    """Whether a peer and ours agree; None where that cannot be said."""
+    if a.dtype == "float32":
+        return agreement.in_float32(agreement.embeddings(ours), agreement.embeddings(theirs))
+    if reference is None:
+        return None
+    found = map(agreement.embeddings, (ours, theirs))
+    return agreement.in_half(*found, reference, PEERS[name].error_factor)
+
+
+def one_round(a, number, all_sides, reference, failures):
+    """One process of each side, in an order that changes; a peer that has failed stays out."""
+    got = {"load_average": os.getloadavg()[0], "sides": {}, "ratios": {}, "agreement": {}}
+    for label, (_, _, measure) in list(all_sides.items())[::1 if number % 2 == 0 else -1]:
+        if label in failures:
+            continue
+        try:
+            got["sides"][label] = measure()
+        except Failed as failure:
+            failures[label] = str(failure)
+            print(f"{label}: {failure}", file=sys.stderr)
+    for label, theirs in got["sides"].items():
+        semantics, output, _ = all_sides[label]
+        ours = got["sides"].get(f"tilesight {semantics}")
+        if label.startswith("tilesight ") or ours is None:
+            continue
+        mine = statistics.median(ours["seconds"])
+        got["ratios"][label] = {key: statistics.median(theirs[key]) / mine for key in ("seconds", "device_seconds") if key in theirs}
+        if label in a.peers and "incomparable" not in theirs["report"]:
+            got["agreement"][label] = verdict(a, label, all_sides[f"tilesight {semantics}"][1], output, reference.get(semantics))
+    for label, ratio in got["ratios"].items():
+        words = agreement.told(got["agreement"].get(label))
+        print(f"  round {number + 1} of {a.rounds}: {label} over ours {ratio['seconds']:.3f}, {words}", file=sys.stderr)
+    return got
+
+
+def summary(rounds, label):
+    """A side over all rounds."""
+    runs = [r["sides"][label] for r in rounds if label in r["sides"]]
+    seconds = [s for run in runs for s in run["seconds"]]
+    found = {"best": min(seconds), "median": statistics.median(seconds), "worst": max(seconds)}
+    if "device_seconds" in runs[0]:
+        found["device_median"] = statistics.median(s for run in runs for s in run["device_seconds"])
+    if "flops" in runs[0]:
+        found |= {"flops": runs[0]["flops"], "gflop_per_s": runs[0]["flops"] / found["best"] / 1e9}
+    for name in ("peak_rss_bytes", "peak_device_bytes"):
+        if name in runs[0]:
+            found[name] = max(run[name] for run in runs)
+    ratios = [r["ratios"][label] for r in rounds if label in r["ratios"]]
+    for key, name in (("seconds", "ratio"), ("device_seconds", "device_ratio")):
+        of = [ratio[key] for ratio in ratios if key in ratio]
+        if of:
+            found[name] = {"median": statistics.median(of), "min": min(of), "max": max(of)}
+    verdicts = [r["agreement"][label] for r in rounds if label in r["agreement"]]
+    if None in verdicts or not verdicts:
+        found["incomparable"] = runs[0]["report"].get("incomparable")
+        return found
+    return found | {"agreement": max(verdicts, key=lambda v: (not v["agrees"], v["difference"]))}
+
+
+def compare(a, config, tiles, work):
     """All rounds of one grid."""
     h, w = tiles
-    pixels = work / f"case{h}x{w}.safetensors"
-    tensors = case(tiles, config["tile_size"], config["in_channels"], seed=1)
-    save_file(tensors, str(pixels))
-    shape, repeat = tensors["images"].shape, a.repeat or (3 if h * w == 1 else 1)
+    pixels = {}
+    for semantics in a.models:
+        filled = config["max_num_tiles"] if semantics == "meta" else h * w
+        path = work / f"case{h}x{w}-{semantics}.safetensors"
+        tensors = case(tiles, config["tile_size"], config["in_channels"], seed=1, batch=a.batch, tiles=filled)
+        save_file(tensors, str(path))
+        pixels[semantics] = path, filled
+    shape = tensors["images"].shape
     del tensors
-    sides, rounds = measure(a, model, pixels, repeat, work), []
-    for k in range(a.rounds):
-        got = {"load_average": os.getloadavg()[0]}
-        for side in ("ours", "theirs") if k % 2 == 0 else ("theirs", "ours"):
-            got[side] = sides[side]()
-        got["difference"] = difference(embeddings(work / "ours.safetensors"), embeddings(work / "theirs.safetensors"))
-        ours, theirs = (statistics.median(got[side]["seconds"]) for side in ("ours", "theirs"))
-        got["ratio"] = theirs / ours
-        rounds.append(got)
-        print(f"{h}x{w} round {k + 1} of {a.rounds}: ours {ours:.3f} s, torchtune {theirs:.3f} s, "
-              f"ratio {theirs / ours:.3f}, difference {got['difference']:.1e}", file=sys.stderr)
-    ratios = [r["ratio"] for r in rounds]
-    summary = {"grid": [h, w], "flops": flops(config, shape), "repeat": repeat,
-               "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-               "difference": max(r["difference"] for r in rounds)}
-    for side in ("ours", "theirs"):
-        seconds = [s for r in rounds for s in r[side]["seconds"]]
-        summary[side] = {"best": min(seconds), "median": statistics.median(seconds), "worst": max(seconds),
-                         "gflop_per_s": summary["flops"] / min(seconds) / 1e9,
-                         "peak_rss_bytes": max(r[side]["peak_rss_bytes"] for r in rounds)}
-    summary["agrees"] = summary["difference"] <= TOLERANCE
-    return {**summary, "rounds": rounds}
+    print(f"{h}x{w}, batch {a.batch}", file=sys.stderr)
+    all_sides, reference, failures = members(a, pixels, work), references(a, pixels, work), {}
+    rounds = [one_round(a, number, all_sides, reference, failures) for number in range(a.rounds)]
+    ran = {label for r in rounds for label in r["sides"]}
+    found = {label: summary(rounds, label) for label in all_sides if label in ran}
+    if "tilesight torchtune" in found:
+        ours, shape = found["tilesight torchtune"], (a.batch, 1, h * w, *shape[3:])
+        ours |= {"flops": flops(config, shape), "gflop_per_s": flops(config, shape) / ours["best"] / 1e9}
+    agrees = not failures and all(found[name].get("agreement", {}).get("agrees", False) for name in a.peers)
+    return {"grid": [h, w], "batch": a.batch, "sides": found, "failures": failures, "agrees": agrees, "rounds": rounds}
 
 
-def table(cases):
+def table(a, cases):
     """One line a grid and side."""
-    row = "{:<6} {:<10} {:>9} {:>9} {:>9} {:>8} {:>9}   {}"
-    lines = [row.format("grid", "", "best s", "median s", "worst s", "GFLOP/s", "peak GB", "ratio (range)   difference")]
+    cuda = a.device == "cuda"
+    row = "{:<6} {:<31} {:>9} {:>9} {:>9} " + ("{:>10} {:>13} " if cuda else "{:>8} ") + "{:>8}   {:<24} {}"
+    columns = ["on device", "device ratio"] if cuda else ["GFLOP/s"]
+    lines = [row.format("grid", "", "best s", "median s", "worst s", *columns, "peak GB", "ratio (range)", "difference")]
     for c in cases:
-        r = c["ratio"]
-        verdict = f"{r['median']:.3f} ({r['min']:.3f} to {r['max']:.3f})   {c['difference']:.1e}"
-        verdict += "" if c["agrees"] else f"  more than {TOLERANCE:.0e}"
-        for side, label in (("ours", "tilesight"), ("theirs", "torchtune")):
-            s = c[side]
-            lines.append(row.format("x".join(map(str, c["grid"])), label, f"{s['best']:.3f}", f"{s['median']:.3f}",
-                                    f"{s['worst']:.3f}", f"{s['gflop_per_s']:.0f}", f"{s['peak_rss_bytes'] / 1e9:.2f}",
-                                    verdict if side == "ours" else "").rstrip())
+        name = "x".join(map(str, c["grid"]))
+        for label, s in c["sides"].items():
+            if cuda:
+                told = [f"{s[k]:.4g}" if k in s else "" for k in ("device_median",)]
+                told.append(f"{s['device_ratio']['median']:.3f}" if "device_ratio" in s else "")
+                peak = s.get("peak_device_bytes")
+            else:
+                told, peak = [f"{s['gflop_per_s']:.0f}" if "gflop_per_s" in s else ""], s["peak_rss_bytes"]
+            ratio = "{median:.3f} ({min:.3f} to {max:.3f})".format(**s["ratio"]) if "ratio" in s else ""
+            difference = agreement.told(s.get("agreement")) if ratio else ""
+            seconds = (f"{s[k]:.4g}" for k in ("best", "median", "worst"))
+            lines.append(row.format(name, label, *seconds, *told, f"{peak / 1e9:.2f}" if peak else "", ratio, difference).rstrip())
+        lines += [f"{name:<6} {label:<31} failed: {why}" for label, why in c["failures"].items()]
     return "\n".join(lines)
 
 
-def commit():
-    got = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+def asked(command):
+    """The output of a command that may not be there."""
+    try:
+        got = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    except OSError:
+        return None
     return got.stdout.strip() or None
 
 
-def main():
+def versions(cases):
+    found = {}
+    for side in (side for c in cases for r in c["rounds"] for side in r["sides"].values()):
+        found |= side["report"].get("versions", {})
+    return found
+
+
+def write(a, cases):
+    """Everything measured so far; what no number can say is null."""
+    facts = next((side["report"] for c in cases for r in c["rounds"] for label, side in r["sides"].items()
+                  if not label.startswith("tilesight ")), {})
+    result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+              "commit": asked(["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=12"]),
+              "tilesight": asked([a.tilesight, "--version"]), "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+              "device": facts.get("device"), "dtype": a.dtype, "cpu": facts.get("cpu"), "threads": a.threads,
+              "gpu": asked(["nvidia-smi", "--query-gpu=name,driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]),
+              "warmup": a.warmup, "versions": versions(cases), "cases": cases}
+    def finite(value):
+        if isinstance(value, dict):
+            return {k: finite(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [finite(v) for v in value]
+        return None if isinstance(value, float) and value != value or value in (float("inf"), -float("inf")) else value
+
+    a.json.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
+
+
+def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tilesight", type=pathlib.Path, default=TARGET / "release/tilesight", help="(target/release/tilesight)")
-    p.add_argument("--model", type=pathlib.Path, help="checkpoint under torchtune's names (a random 11B one)")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(cpu)")
+    p.add_argument("--peers", nargs="+", choices=PEERS, default=["torchtune"], help="(torchtune)")
+    p.add_argument("--dtype", choices=sides.TILESIGHT_DTYPES, help="(float32 on the CPU, where ours has no other; bfloat16 on CUDA)")
+    p.add_argument("--bfloat16-too", action="store_true", help="on the CPU, time each peer in bfloat16 as well, unchecked")
+    p.add_argument("--compile-mode", default="default", help="torch.compile's mode for the peers that compile (default)")
     p.add_argument("--grids", type=grid, nargs="+", default=[(1, 1), (2, 2)], metavar="HxW", help="(1x1 2x2)")
+    p.add_argument("--batch", type=int, default=1, help="pictures encoded together (1)")
+    p.add_argument("--preset", default="11b", help="geometry of the random encoder (11b)")
+    p.add_argument("--config", type=pathlib.Path, help="the same from a config.json")
+    p.add_argument("--tile-size", type=int, help="side of a tile in pixels (the geometry's)")
+    p.add_argument("--torchtune-model", type=pathlib.Path, help="checkpoint in torchtune's names in place of a random one")
+    p.add_argument("--transformers-model", type=pathlib.Path, help="checkpoint in Hugging Face's names in place of a random one")
+    p.add_argument("--keep", type=pathlib.Path, default=TARGET, metavar="DIR", help="where a preset's checkpoint is kept (target)")
     p.add_argument("--rounds", type=int, default=3, help="processes of each side and grid (3)")
-    p.add_argument("--warmup", type=int, default=1, help="uncounted runs of each process (1)")
-    p.add_argument("--repeat", type=int, help="timed runs of each process (3 for one tile, otherwise 1)")
-    p.add_argument("--threads", type=int, default=2, help="threads and CPUs of each side (2)")
+    p.add_argument("--warmup", type=int, help="uncounted runs of each process (1; 5 on CUDA)")
+    p.add_argument("--repeat", type=int, help="timed runs of each process (CPU: 3 for one tile, otherwise 1; 50 on CUDA)")
+    p.add_argument("--threads", type=int, help="threads and CPUs of each side (2; all on CUDA)")
     p.add_argument("--ours", nargs=argparse.REMAINDER, default=[], help="what follows goes to `tilesight encode` too")
-    p.add_argument("--json", type=pathlib.Path, help="write everything measured there")
+    p.add_argument("--json", type=pathlib.Path, help="write everything measured there, after each grid")
     a = p.parse_args()
-    if a.rounds < 1 or a.warmup < 0 or a.threads < 1 or (a.repeat is not None and a.repeat < 1):
-        p.error("--rounds, --repeat and --threads start at 1, --warmup at 0")
+    cuda = a.device == "cuda"
+    a.dtype = a.dtype or ("bfloat16" if cuda else "float32")
+    if (a.dtype == "float32") == cuda:
+        p.error("tilesight computes in float32 on the CPU, in bfloat16 and float16 on CUDA; see --bfloat16-too")
+    if a.bfloat16_too and cuda:
+        p.error("--bfloat16-too is for the CPU")
+    a.warmup = a.warmup if a.warmup is not None else 5 if cuda else 1
+    a.threads = a.threads if a.threads is not None else (os.cpu_count() if cuda else 2)
+    if min(a.rounds, a.threads, a.batch) < 1 or a.warmup < 0 or (a.repeat is not None and a.repeat < 1):
+        p.error("--rounds, --repeat, --batch and --threads start at 1, --warmup at 0")
     if shutil.which(a.tilesight) is None:
         p.error(f"no {a.tilesight}; build it with `cargo build --release` or name it with --tilesight")
     a.cpus = None
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity") and not cuda:
         a.cpus = set(sorted(os.sched_getaffinity(0))[:a.threads])
         if len(a.cpus) < a.threads:
             p.error(f"only {len(a.cpus)} CPUs for {a.threads} threads")
+    return a
+
+
+def main():
+    a = arguments()
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"the machine is busy (load average {load:.1f}); expect noise", file=sys.stderr)
-    model = a.model
-    if model is None:
-        model = TARGET / "peers-11b-seed7"
-        if not (model / "config.json").exists():
-            run([a.tilesight, "random", "--preset", "11b", "--dtype", "bf16", "--seed", "7", "--output", model], None, a.threads)
-    config = encoder_config(model / "config.json")
+    cases = []
     with tempfile.TemporaryDirectory() as work:
-        cases = [compare(a, model, config, tiles, pathlib.Path(work)) for tiles in a.grids]
-    theirs = cases[0]["rounds"][0]["theirs"]["report"]
-    print(f"{cpu_model()}, {a.threads} threads, float32; torch {theirs['versions']['torch']}, "
-          f"torchtune {theirs['versions']['torchtune']}; rounds: {a.rounds}")
-    print(table(cases))
-    if a.json:
-        result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "commit": commit(),
-                  "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]], "cpu": cpu_model(), "threads": a.threads,
-                  "warmup": a.warmup, "tolerance": TOLERANCE, "versions": theirs["versions"], "cases": cases}
-        a.json.write_text(json.dumps(result, indent=1) + "\n")
+        work = pathlib.Path(work)
+        a.models = models(a, work)
+        configs = [encoder_config(model / "config.json") for model in a.models.values()]
+        if any(config != configs[0] for config in configs):
+            raise SystemExit("the checkpoints are of different encoders")
+        a.most_tiles = max(configs[0]["max_num_tiles"], *(h * w for h, w in a.grids))
+        for tiles in a.grids:
+            cases.append(compare(a, configs[0], tiles, work))
+            if a.json:
+                write(a, cases)
+    print(f"{a.device}, {a.threads} threads, {a.dtype}; {', '.join(f'{k} {v}' for k, v in versions(cases).items())}; rounds: {a.rounds}")
+    print(table(a, cases))
     sys.exit(0 if all(c["agrees"] for c in cases) else 1)
 
 

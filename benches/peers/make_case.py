@@ -4,7 +4,8 @@
     target/peers/bin/python benches/peers/make_case.py --grid 2x2 --output case.safetensors
 
 Gradients, waves, flat shapes with hard edges and noise, quantized to 8 bits and normalized as the model's pictures are;
-every pixel is random in --seed. The file: images F32 (1, 1, h*w, C, s, s), aspect_ratio I64 (1, 1, 2).
+every pixel is random in --seed. The file: images F32 (b, 1, t, C, s, s), t the tiles of the grid or, with --tiles, so
+many, zeros past the grid's; aspect_ratio I64 (b, 1, 2). A batch has as many pictures of the grid, each another.
 """
 import argparse
 import pathlib
@@ -36,14 +37,16 @@ def picture(height, width, channels, seed):
     return np.rint(np.clip(image, 0, 255))
 
 
-def case(grid, tile_size, channels, seed):
+def case(grid, tile_size, channels, seed, batch=1, tiles=None):
     h, w = grid
-    image = picture(h * tile_size, w * tile_size, channels, seed)
+    images = np.zeros((batch, 1, tiles or h * w, channels, tile_size, tile_size), dtype=np.float32)
     of = np.arange(channels) % 3
-    image = (image / 255 - MEAN[of, None, None]) / STD[of, None, None]
-    tiles = image.reshape(channels, h, tile_size, w, tile_size).transpose(1, 3, 0, 2, 4)
-    tiles = tiles.reshape(1, 1, h * w, channels, tile_size, tile_size)
-    return {"images": np.ascontiguousarray(tiles, dtype=np.float32), "aspect_ratio": np.array([[[h, w]]], dtype=np.int64)}
+    for number in range(batch):
+        image = picture(h * tile_size, w * tile_size, channels, seed + number)
+        image = (image / 255 - MEAN[of, None, None]) / STD[of, None, None]
+        cut = image.reshape(channels, h, tile_size, w, tile_size).transpose(1, 3, 0, 2, 4)
+        images[number, 0, :h * w] = cut.reshape(h * w, channels, tile_size, tile_size)
+    return {"images": images, "aspect_ratio": np.tile(np.array([h, w], dtype=np.int64), (batch, 1, 1))}
 
 
 def grid(text):
@@ -58,10 +61,14 @@ def main():
     p.add_argument("--grid", type=grid, default=(1, 1), metavar="HxW", help="tiles down by tiles across (1x1)")
     p.add_argument("--tile-size", type=int, default=560, help="side of a tile in pixels (560)")
     p.add_argument("--channels", type=int, default=3, help="(3)")
+    p.add_argument("--batch", type=int, default=1, help="pictures (1)")
+    p.add_argument("--tiles", type=int, help="tiles of each picture, zeros past the grid's (the grid's)")
     p.add_argument("--seed", type=int, default=1, help="(1)")
     p.add_argument("--output", type=pathlib.Path, required=True)
     a = p.parse_args()
-    save_file(case(a.grid, a.tile_size, a.channels, a.seed), str(a.output))
+    if a.batch < 1 or (a.tiles is not None and a.tiles < a.grid[0] * a.grid[1]):
+        p.error("--batch starts at 1, --tiles at the grid's")
+    save_file(case(a.grid, a.tile_size, a.channels, a.seed, a.batch, a.tiles), str(a.output))
 
 
 if __name__ == "__main__":
