@@ -12,9 +12,8 @@ timed, and only one process runs at a time. torchtune is compared with our seman
 `meta`, each image then filled up with tiles of zeros to the encoder's most.
 
 A ratio is the peer's time over ours, from the medians of one round; the table gives the median round's and the range over
-the rounds: a difference smaller than that range is noise. On a GPU both times go from pixels to embeddings in the host's
-memory; the peer's time on the device alone, without its copies, has a column of its own, and a ratio to our whole time,
-which is more than a fair one would give the peer.
+the rounds: a difference smaller than that range is noise. Times go from pixels to embeddings in the host's memory. On a
+GPU there is a second ratio, of the forward passes alone on the device, by its events: ours is then `tilesight bench`'s.
 
 Outputs are checked in every round, or the exit status is 1. In float32: max |a-b| / max |b| <= 1e-5. In bfloat16 and
 float16: ours may be no further from a float32 run of the peer than the peer itself is in that type (agreement.py has the
@@ -23,6 +22,7 @@ factors), in the Frobenius norm. A peer that fails is named, and the others go o
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -43,14 +43,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 TARGET = HERE.parent.parent / "target"
 LAYOUTS = {"torchtune": "torchtune", "meta": "huggingface"}
 SEED = 7
+GPU_FACTS = "name,driver_version,power.limit,clocks.max.sm"
 
 
 def models(a, work):
     """The checkpoint of each semantics that is compared: the one given, or a random one, the same in both layouts."""
-    needed = {PEERS[name].semantics for name in a.peers}
+    needed = sorted({PEERS[name].semantics for name in a.peers})
     given = {"torchtune": a.torchtune_model, "meta": a.transformers_model}
     stored = "fp16" if a.dtype == "float16" else "bf16"
-    return {semantics: given[semantics] or random_model(a, LAYOUTS[semantics], stored, work) for semantics in sorted(needed)}
+    return {semantics: given[semantics] or random_model(a, LAYOUTS[semantics], stored, work) for semantics in needed}
 
 
 def random_model(a, layout, stored, work):
@@ -70,21 +71,22 @@ def repeats(a, num_tiles):
     return a.repeat or (50 if a.device == "cuda" else 3 if num_tiles == 1 else 1)
 
 
-def members(a, pixels, work):
+def members(a, tiles, pixels, work):
     """Each side of a comparison: its semantics, and the call that measures one process of it."""
     def member(measure, name, semantics, label, **more):
         path, num_tiles = pixels[semantics]
         output = work / f"{label.replace(' ', '-')}.safetensors"
-        return label, (semantics, output, lambda: measure(a, name, path, output, repeats(a, num_tiles), **more))
+        return label, (semantics, output, lambda: measure(a, name, tiles, path, output, repeats(a, num_tiles), **more))
 
     found = dict(member(sides.tilesight, semantics, semantics, f"tilesight {semantics}") for semantics in pixels)
     found |= dict(member(sides.peer, name, PEERS[name].semantics, name) for name in a.peers)
     if a.bfloat16_too:
-        found |= dict(member(sides.peer, name, PEERS[name].semantics, f"{name} bfloat16", dtype="bfloat16") for name in a.peers)
+        found |= dict(member(sides.peer, name, PEERS[name].semantics, f"{name} bfloat16", dtype="bfloat16")
+                      for name in a.peers)
     return found
 
 
-def references(a, pixels, work):
+def references(a, tiles, pixels, work):
     """What a peer of each semantics computes in float32, where ours is not in float32."""
     if a.dtype == "float32":
         return {}
@@ -92,7 +94,7 @@ def references(a, pixels, work):
     for semantics, (path, _) in pixels.items():
         output = work / f"reference-{semantics}.safetensors"
         try:
-            sides.peer(a, REFERENCES[semantics], path, output, 1, dtype="float32")
+            sides.peer(a, REFERENCES[semantics], tiles, path, output, 1, dtype="float32")
             found[semantics] = agreement.embeddings(output)
         except Failed as failure:
             print(f"no reference: {failure}", file=sys.stderr)
@@ -125,13 +127,14 @@ def one_round(a, number, all_sides, reference, failures):
         ours = got["sides"].get(f"tilesight {semantics}")
         if label.startswith("tilesight ") or ours is None:
             continue
-        mine = statistics.median(ours["seconds"])
-        got["ratios"][label] = {key: statistics.median(theirs[key]) / mine for key in ("seconds", "device_seconds") if key in theirs}
+        ratio = {key: statistics.median(theirs[key]) / statistics.median(ours[key])
+                 for key in ("seconds", "device_seconds") if key in theirs and key in ours}
+        got["ratios"][label] = ratio
         if label in a.peers and "incomparable" not in theirs["report"]:
-            got["agreement"][label] = verdict(a, label, all_sides[f"tilesight {semantics}"][1], output, reference.get(semantics))
-    for label, ratio in got["ratios"].items():
-        words = agreement.told(got["agreement"].get(label))
-        print(f"  round {number + 1} of {a.rounds}: {label} over ours {ratio['seconds']:.3f}, {words}", file=sys.stderr)
+            ours_output = all_sides[f"tilesight {semantics}"][1]
+            got["agreement"][label] = verdict(a, label, ours_output, output, reference.get(semantics))
+        print(f"  round {number + 1} of {a.rounds}: {label} {statistics.median(theirs['seconds']):.4g} s, over ours "
+              f"{ratio['seconds']:.3f}, {agreement.told(got['agreement'].get(label))}", file=sys.stderr)
     return got
 
 
@@ -140,12 +143,13 @@ def summary(rounds, label):
     runs = [r["sides"][label] for r in rounds if label in r["sides"]]
     seconds = [s for run in runs for s in run["seconds"]]
     found = {"best": min(seconds), "median": statistics.median(seconds), "worst": max(seconds)}
-    if "device_seconds" in runs[0]:
-        found["device_median"] = statistics.median(s for run in runs for s in run["device_seconds"])
+    on_device = [s for run in runs for s in run.get("device_seconds", [])]
+    if on_device:
+        found["device_median"] = statistics.median(on_device)
     if "flops" in runs[0]:
-        found |= {"flops": runs[0]["flops"], "gflop_per_s": runs[0]["flops"] / found["best"] / 1e9}
+        found |= {"flops": runs[0]["flops"], "gflop_per_s": runs[0]["flops"] / min(on_device or seconds) / 1e9}
     for name in ("peak_rss_bytes", "peak_device_bytes"):
-        if name in runs[0]:
+        if all(name in run for run in runs):
             found[name] = max(run[name] for run in runs)
     ratios = [r["ratios"][label] for r in rounds if label in r["ratios"]]
     for key, name in (("seconds", "ratio"), ("device_seconds", "device_ratio")):
@@ -153,10 +157,9 @@ def summary(rounds, label):
         if of:
             found[name] = {"median": statistics.median(of), "min": min(of), "max": max(of)}
     verdicts = [r["agreement"][label] for r in rounds if label in r["agreement"]]
-    if None in verdicts or not verdicts:
-        found["incomparable"] = runs[0]["report"].get("incomparable")
-        return found
-    return found | {"agreement": max(verdicts, key=lambda v: (not v["agrees"], v["difference"]))}
+    if verdicts and None not in verdicts:
+        found["agreement"] = max(verdicts, key=lambda v: (not v["agrees"], v["difference"]))
+    return found
 
 
 def compare(a, config, tiles, work):
@@ -169,39 +172,43 @@ def compare(a, config, tiles, work):
         tensors = case(tiles, config["tile_size"], config["in_channels"], seed=1, batch=a.batch, tiles=filled)
         save_file(tensors, str(path))
         pixels[semantics] = path, filled
-    shape = tensors["images"].shape
-    del tensors
+        del tensors
     print(f"{h}x{w}, batch {a.batch}", file=sys.stderr)
-    all_sides, reference, failures = members(a, pixels, work), references(a, pixels, work), {}
+    all_sides, reference, failures = members(a, tiles, pixels, work), references(a, tiles, pixels, work), {}
     rounds = [one_round(a, number, all_sides, reference, failures) for number in range(a.rounds)]
     ran = {label for r in rounds for label in r["sides"]}
     found = {label: summary(rounds, label) for label in all_sides if label in ran}
-    if "tilesight torchtune" in found:
-        ours, shape = found["tilesight torchtune"], (a.batch, 1, h * w, *shape[3:])
-        ours |= {"flops": flops(config, shape), "gflop_per_s": flops(config, shape) / ours["best"] / 1e9}
+    if "tilesight torchtune" in found:  # in meta semantics fewer rows are computed, as `tilesight plan` says
+        ours, work = found["tilesight torchtune"], flops(config, (a.batch, 1, h * w))
+        ours |= {"flops": work, "gflop_per_s": work / ours.get("device_median", ours["best"]) / 1e9}
     agrees = not failures and all(found[name].get("agreement", {}).get("agrees", False) for name in a.peers)
     return {"grid": [h, w], "batch": a.batch, "sides": found, "failures": failures, "agrees": agrees, "rounds": rounds}
+
+
+def spread(ratio):
+    return "{median:.3f} ({min:.3f} to {max:.3f})".format(**ratio) if ratio else ""
 
 
 def table(a, cases):
     """One line a grid and side."""
     cuda = a.device == "cuda"
-    row = "{:<6} {:<31} {:>9} {:>9} {:>9} " + ("{:>10} {:>13} " if cuda else "{:>8} ") + "{:>8}   {:<24} {}"
-    columns = ["on device", "device ratio"] if cuda else ["GFLOP/s"]
+    row = "{:<6} {:<31} {:>9} {:>9} {:>9} " + ("{:>10}   {:<24} " if cuda else "{:>8} ") + "{:>8}   {:<24} {}"
+    columns = ["on device", "its ratio (range)"] if cuda else ["GFLOP/s"]
     lines = [row.format("grid", "", "best s", "median s", "worst s", *columns, "peak GB", "ratio (range)", "difference")]
     for c in cases:
         name = "x".join(map(str, c["grid"]))
         for label, s in c["sides"].items():
             if cuda:
-                told = [f"{s[k]:.4g}" if k in s else "" for k in ("device_median",)]
-                told.append(f"{s['device_ratio']['median']:.3f}" if "device_ratio" in s else "")
+                told = [f"{s['device_median']:.4g}", spread(s.get("device_ratio"))]
                 peak = s.get("peak_device_bytes")
             else:
-                told, peak = [f"{s['gflop_per_s']:.0f}" if "gflop_per_s" in s else ""], s["peak_rss_bytes"]
-            ratio = "{median:.3f} ({min:.3f} to {max:.3f})".format(**s["ratio"]) if "ratio" in s else ""
+                told = [f"{s['gflop_per_s']:.0f}" if "gflop_per_s" in s else ""]
+                peak = s.get("peak_rss_bytes")
+            ratio = spread(s.get("ratio"))
             difference = agreement.told(s.get("agreement")) if ratio else ""
             seconds = (f"{s[k]:.4g}" for k in ("best", "median", "worst"))
-            lines.append(row.format(name, label, *seconds, *told, f"{peak / 1e9:.2f}" if peak else "", ratio, difference).rstrip())
+            memory = f"{peak / 1e9:.2f}" if peak else ""
+            lines.append(row.format(name, label, *seconds, *told, memory, ratio, difference).rstrip())
         lines += [f"{name:<6} {label:<31} failed: {why}" for label, why in c["failures"].items()]
     return "\n".join(lines)
 
@@ -212,7 +219,7 @@ def asked(command):
         got = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     except OSError:
         return None
-    return got.stdout.strip() or None
+    return got.stdout.strip() if got.returncode == 0 else None
 
 
 def versions(cases):
@@ -222,23 +229,25 @@ def versions(cases):
     return found
 
 
+def finite(value):
+    """The same with null for infinities, which JSON has none of."""
+    if isinstance(value, dict):
+        return {key: finite(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [finite(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write(a, cases):
-    """Everything measured so far; what no number can say is null."""
+    """Everything measured so far."""
     facts = next((side["report"] for c in cases for r in c["rounds"] for label, side in r["sides"].items()
                   if not label.startswith("tilesight ")), {})
     result = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
               "commit": asked(["git", "-C", HERE, "describe", "--always", "--dirty", "--abbrev=12"]),
               "tilesight": asked([a.tilesight, "--version"]), "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
               "device": facts.get("device"), "dtype": a.dtype, "cpu": facts.get("cpu"), "threads": a.threads,
-              "gpu": asked(["nvidia-smi", "--query-gpu=name,driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]),
+              "gpu": asked(["nvidia-smi", f"--query-gpu={GPU_FACTS}", "--format=csv,noheader"]),
               "warmup": a.warmup, "versions": versions(cases), "cases": cases}
-    def finite(value):
-        if isinstance(value, dict):
-            return {k: finite(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [finite(v) for v in value]
-        return None if isinstance(value, float) and value != value or value in (float("inf"), -float("inf")) else value
-
     a.json.write_text(json.dumps(finite(result), indent=1, allow_nan=False) + "\n")
 
 
@@ -247,17 +256,17 @@ def arguments():
     p.add_argument("--tilesight", type=pathlib.Path, default=TARGET / "release/tilesight", help="(target/release/tilesight)")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(cpu)")
     p.add_argument("--peers", nargs="+", choices=PEERS, default=["torchtune"], help="(torchtune)")
-    p.add_argument("--dtype", choices=sides.TILESIGHT_DTYPES, help="(float32 on the CPU, where ours has no other; bfloat16 on CUDA)")
-    p.add_argument("--bfloat16-too", action="store_true", help="on the CPU, time each peer in bfloat16 as well, unchecked")
+    p.add_argument("--dtype", choices=sides.TILESIGHT_DTYPES, help="(float32 on the CPU, ours has no other; else bfloat16)")
+    p.add_argument("--bfloat16-too", action="store_true", help="on the CPU, time each peer in bfloat16 too, unchecked")
     p.add_argument("--compile-mode", default="default", help="torch.compile's mode for the peers that compile (default)")
     p.add_argument("--grids", type=grid, nargs="+", default=[(1, 1), (2, 2)], metavar="HxW", help="(1x1 2x2)")
     p.add_argument("--batch", type=int, default=1, help="pictures encoded together (1)")
     p.add_argument("--preset", default="11b", help="geometry of the random encoder (11b)")
     p.add_argument("--config", type=pathlib.Path, help="the same from a config.json")
     p.add_argument("--tile-size", type=int, help="side of a tile in pixels (the geometry's)")
-    p.add_argument("--torchtune-model", type=pathlib.Path, help="checkpoint in torchtune's names in place of a random one")
-    p.add_argument("--transformers-model", type=pathlib.Path, help="checkpoint in Hugging Face's names in place of a random one")
-    p.add_argument("--keep", type=pathlib.Path, default=TARGET, metavar="DIR", help="where a preset's checkpoint is kept (target)")
+    p.add_argument("--torchtune-model", type=pathlib.Path, help="checkpoint in torchtune's names (a random one)")
+    p.add_argument("--transformers-model", type=pathlib.Path, help="checkpoint in Hugging Face's names (a random one)")
+    p.add_argument("--keep", type=pathlib.Path, default=TARGET, help="where a preset's checkpoint is kept (target)")
     p.add_argument("--rounds", type=int, default=3, help="processes of each side and grid (3)")
     p.add_argument("--warmup", type=int, help="uncounted runs of each process (1; 5 on CUDA)")
     p.add_argument("--repeat", type=int, help="timed runs of each process (CPU: 3 for one tile, otherwise 1; 50 on CUDA)")
@@ -293,7 +302,10 @@ def main():
     cases = []
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
-        a.models = models(a, work)
+        try:
+            a.models = models(a, work)
+        except Failed as failure:
+            raise SystemExit(str(failure)) from None
         configs = [encoder_config(model / "config.json") for model in a.models.values()]
         if any(config != configs[0] for config in configs):
             raise SystemExit("the checkpoints are of different encoders")
@@ -302,7 +314,8 @@ def main():
             cases.append(compare(a, configs[0], tiles, work))
             if a.json:
                 write(a, cases)
-    print(f"{a.device}, {a.threads} threads, {a.dtype}; {', '.join(f'{k} {v}' for k, v in versions(cases).items())}; rounds: {a.rounds}")
+    known = ", ".join(f"{name} {version}" for name, version in versions(cases).items())
+    print(f"{a.device}, {a.threads} threads, {a.dtype}; {known}; rounds: {a.rounds}")
     print(table(a, cases))
     sys.exit(0 if all(c["agrees"] for c in cases) else 1)
 

@@ -32,7 +32,7 @@ def encoder_config(path):
     config = config.get("encoder", config)
     missing = [n for n in NAMES if n not in config]
     if missing:
-        raise SystemExit(f"{path}: no {', '.join(missing)}: a config.json neither in torchtune's words nor in Hugging Face's")
+        raise SystemExit(f"{path}: no {', '.join(missing)}: neither torchtune's words nor Hugging Face's")
     return {n: config[n] for n in NAMES}
 
 

@@ -1,7 +1,7 @@
 """What each peer's script does around its forward pass: options, weights, clocks, the report.
 
-Nothing here runs by itself. A peer is a script beside this one whose `load` makes a `Peer` of the options and the case;
-`main` times its forward passes alone and writes the report.
+Nothing here runs by itself. A peer is a script beside this one whose `libraries` imports what it runs on and whose `load`
+makes a `Peer` of the options and the case; `main` times its forward passes alone and writes the report.
 """
 import argparse
 import dataclasses
@@ -31,7 +31,6 @@ class Peer:
     model: torch.nn.Module
     inputs: tuple  # the model's arguments in the host's memory: images in float32, and integers
     flops: int
-    versions: dict
     facts: dict = dataclasses.field(default_factory=dict)  # more for the report
 
 
@@ -43,7 +42,7 @@ def parser(doc):
     p.add_argument("--pixels", type=pathlib.Path, required=True, help="safetensors file with images and aspect_ratio")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(cpu)")
     p.add_argument("--dtype", choices=DTYPES, help="of weights and activations (float32 on the CPU, bfloat16 on CUDA)")
-    p.add_argument("--compile", nargs="?", const="default", metavar="MODE", help="torch.compile the model, in a mode of it (default)")
+    p.add_argument("--compile", nargs="?", const="default", metavar="MODE", help="torch.compile the model (mode default)")
     p.add_argument("--threads", type=int, default=2, help="torch's threads (2)")
     p.add_argument("--warmup", type=int, help="runs before the timed ones (1; 5 on CUDA)")
     p.add_argument("--repeat", type=int, help="timed runs (3; 50 on CUDA)")
@@ -158,7 +157,7 @@ def compiled(model, mode):
     return torch.compile(model, mode=None if mode == "default" else mode)
 
 
-def main(p, load):
+def main(p, libraries, load):
     """Loads the peer that the options name, times it, writes its report."""
     a = p.parse_args()
     cuda = a.device == "cuda"
@@ -172,6 +171,7 @@ def main(p, load):
     torch.set_num_threads(a.threads)
     # float32 means float32: convolutions would otherwise be in TF32 on a GPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    versions = {module.__name__: module.__version__ for module in (torch, *libraries())}
     imported = peak_rss_bytes()
     case, config = load_file(a.pixels), encoder_config(a.config or a.model / "config.json")
     peer = load(a, config, case, DTYPES[a.dtype])
@@ -179,7 +179,6 @@ def main(p, load):
     model = compiled(peer.model, a.compile) if a.compile else peer.model
     with torch.inference_mode():
         times = (on_cuda if cuda else on_cpu)(model, peer.inputs, DTYPES[a.dtype], a.warmup, a.repeat)
-    versions = {"torch": torch.__version__, **peer.versions}
     if cuda:
         versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     if cuda and a.compile:

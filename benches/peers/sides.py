@@ -15,6 +15,7 @@ from agreement import OF_COMPILED, OF_EAGER
 
 HERE = pathlib.Path(__file__).resolve().parent
 TILESIGHT_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "fp16"}
+BENCH_SECONDS = 3  # a hundred passes where one takes 30 ms, as four tiles of the 11B encoder may
 
 
 class Failed(Exception):
@@ -46,43 +47,56 @@ REFERENCES = {"torchtune": "torchtune", "meta": "transformers"}
 
 
 def run(command, cpus, threads):
-    """Runs a process on those CPUs to its end; returns its peak resident set in bytes."""
+    """Runs a process on those CPUs to its end."""
     env = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads),
            "MKL_NUM_THREADS": str(threads)}
+    command = [str(word) for word in command]
     hold = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
-    process = subprocess.Popen([str(c) for c in command], env=env, preexec_fn=hold, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise Failed(f"exit status {process.returncode} from: {' '.join(str(c) for c in command)}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = subprocess.run(command, env=env, preexec_fn=hold, stdout=sys.stderr).returncode
+    if status:
+        raise Failed(f"exit status {status} from: {' '.join(command)}")
 
 
-def tilesight(a, semantics, pixels, output, repeat):
-    """One process of ours."""
-    runs, told = a.warmup + repeat, output.with_suffix(".json")
-    command = [a.tilesight, "encode", "--model", a.models[semantics], "--semantics", semantics, "--pixels", pixels,
-               "--device", a.device, "--dtype", TILESIGHT_DTYPES[a.dtype], "--output", output, "--repeat", runs,
-               "--json", told, "--max-batch-tiles", max(8, a.batch * a.most_tiles), *a.ours]
-    return read_tilesight(json.loads((run(command, a.cpus, a.threads), told.read_text())[1]), a.warmup, runs)
+def tilesight(a, semantics, tiles, pixels, output, repeat):
+    """Ours: a process that encodes the pixels; on a GPU then one of `tilesight bench`, which has the times of the device's
+    own events and its memory, on noise of the same grid."""
+    def json_of(command, path, *options):
+        run([a.tilesight, *command, "--model", a.models[semantics], "--semantics", semantics, "--device", a.device,
+             "--dtype", TILESIGHT_DTYPES[a.dtype], "--max-batch-tiles", a.batch * a.most_tiles, "--json", path, *options,
+             *a.ours], a.cpus, a.threads)
+        return json.loads(path.read_text())
+
+    runs = a.warmup + repeat
+    encode = json_of(["encode", "--pixels", pixels], output.with_suffix(".json"), "--output", output, "--repeat", runs)
+    bench = None
+    if a.device == "cuda":
+        scenario = ["--scenario", "multi", "--images-per-query", a.batch] if a.batch > 1 else ["--scenario", "single"]
+        grid = f"{tiles[1]}x{tiles[0]}"  # that command names tiles across first
+        path = output.with_suffix(".bench.json")
+        bench = json_of(["bench", *scenario, "--tiles", grid, "--duration", BENCH_SECONDS], path)
+    return read_tilesight(encode, bench, a.warmup, runs)
 
 
-def read_tilesight(report, warmup, runs):
-    """What our report says, in a side's words. Each run goes from pixels in the host's memory to embeddings there."""
-    if len(report["seconds"]) != runs:
-        raise Failed(f"tilesight reports {len(report['seconds'])} runs, not {runs}")
-    if "simulator" in report["device"]:
+def read_tilesight(encode, bench, warmup, runs):
+    """What our reports say, in a side's words."""
+    if len(encode["seconds"]) != runs:
+        raise Failed(f"tilesight reports {len(encode['seconds'])} runs, not {runs}")
+    if "simulator" in encode["device"]:
         raise SystemExit("tilesight ran on a simulated GPU: no time of it means anything")
-    return {"seconds": report["seconds"][warmup:], "peak_rss_bytes": report["peak_rss_bytes"], "report": report}
+    found = {"seconds": encode["seconds"][warmup:], "peak_rss_bytes": encode["peak_rss_bytes"], "report": encode}
+    if bench:
+        found |= {"device_seconds": [bench["stages"]["gpu"]["p50"]], "peak_device_bytes": sum(bench["device_bytes"]),
+                  "bench": bench}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def peer(a, name, pixels, output, repeat, dtype=None):
+def peer(a, name, _tiles, pixels, output, repeat, dtype=None):
     """One process of a peer."""
     how, told = PEERS[name], output.with_suffix(".json")
-    command = [sys.executable, HERE / how.script, "--model", a.models[how.semantics], "--pixels", pixels, "--device", a.device,
-               "--dtype", dtype or a.dtype, "--threads", a.threads, "--warmup", a.warmup, "--repeat", repeat,
-               "--output", output, "--json", told, *how.options, *(["--compile", a.compile_mode] if how.compiles else [])]
-    run(command, a.cpus, a.threads)
+    compiling = ["--compile", a.compile_mode] if how.compiles else []
+    run([sys.executable, HERE / how.script, "--model", a.models[how.semantics], "--pixels", pixels, "--device", a.device,
+         "--dtype", dtype or a.dtype, "--threads", a.threads, "--warmup", a.warmup, "--repeat", repeat,
+         "--output", output, "--json", told, *how.options, *compiling], a.cpus, a.threads)
     report = json.loads(told.read_text())
     copies = report.get("with_copies")
     measured = {"seconds": (copies or report)["seconds"], "flops": report["flops"], "report": report}

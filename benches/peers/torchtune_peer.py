@@ -18,17 +18,21 @@ import peer
 from encoder import flops
 
 
-def load(a, config, case, dtype):
+def libraries():
     import torchao
     import torchtune
+    import torchtune.models.llama3_2_vision
+    return torchtune, torchao
+
+
+def load(a, config, case, dtype):
     from torchtune.models.llama3_2_vision import llama3_2_vision_encoder
 
     model = peer.without_weights(lambda: llama3_2_vision_encoder(**config))
     model.load_state_dict(peer.weights(a.model, dtype, a.device), assign=True)
     inputs = [case[name] for name in ("images", "aspect_ratio") if name in case]
-    return peer.Peer("torchtune", model.requires_grad_(False).eval(), tuple(inputs), flops(config, case["images"].shape),
-                     {m.__name__: m.__version__ for m in (torchtune, torchao)})
+    return peer.Peer("torchtune", model.requires_grad_(False).eval(), tuple(inputs), flops(config, case["images"].shape))
 
 
 if __name__ == "__main__":
-    peer.main(peer.parser(__doc__), load)
+    peer.main(peer.parser(__doc__), libraries, load)

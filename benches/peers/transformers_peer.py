@@ -31,6 +31,12 @@ from encoder import flops
 ROWS_TO_MULTIPLE_OF = 8
 
 
+def libraries():
+    import transformers
+    import transformers.models.mllama.modeling_mllama
+    return (transformers,)
+
+
 class Encoder(torch.nn.Module):
     """The vision tower and the projector on top, as MllamaModel joins them."""
 
@@ -82,10 +88,11 @@ def collecting(indices):
 
 
 def load(a, config, case, dtype):
-    import transformers
     stored = json.loads((a.config or a.model / "config.json").read_text()).get("vision_config")
     if stored is None:
         raise SystemExit("transformers needs Hugging Face's config.json, with a vision_config")
+    if not config["clip_hidden_states"]:
+        raise SystemExit("transformers needs an encoder that keeps hidden states")
     indices, incomparable = collecting(config["clip_hidden_states"])
     vision = vision_config(stored, a.attention, intermediate_layers_indices=indices)
     model = peer.without_weights(lambda: Encoder(vision, config["decoder_embed_dim"]))
@@ -95,18 +102,17 @@ def load(a, config, case, dtype):
 
     images, grids = case["images"], case["aspect_ratio"]
     if images.shape[2] != config["max_num_tiles"]:
-        raise SystemExit(f"{a.pixels}: images of {images.shape[2]} tiles; transformers takes {config['max_num_tiles']} of each")
+        raise SystemExit(f"{a.pixels}: images of {images.shape[2]} tiles, not of {config['max_num_tiles']}")
     ids = [[1 + vision.supported_aspect_ratios.index(grid) for grid in sample] for sample in grids.tolist()]
     mask = torch.arange(images.shape[2]) < grids.prod(-1, keepdim=True)
     facts = {"attention": a.attention, "intermediate_layers_indices": indices}
     if incomparable:
         facts["incomparable"] = incomparable
     return peer.Peer(f"transformers, {a.attention} attention,", model.requires_grad_(False).eval(),
-                     (images, torch.tensor(ids), mask.long()), flops(config, images.shape, ROWS_TO_MULTIPLE_OF),
-                     {"transformers": transformers.__version__}, facts)
+                     (images, torch.tensor(ids), mask.long()), flops(config, images.shape, ROWS_TO_MULTIPLE_OF), facts)
 
 
 if __name__ == "__main__":
     p = peer.parser(__doc__)
     p.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa", help="transformers' attn_implementation (sdpa)")
-    peer.main(p, load)
+    peer.main(p, libraries, load)
