@@ -63,6 +63,11 @@ pub(super) struct Arguments {
     /// Pictures decoded and cut at once [default: one for each core]
     #[arg(long, value_name = "N")]
     image_threads: Option<NonZeroUsize>,
+    /// Regions of system shared memory that clients may register, to hand over tensors there, and get them (Triton's
+    /// extension); 0 leaves it out. Whoever can ask the server has it open, read and write any shared memory object that
+    /// its user may
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    shared_memory_regions: usize,
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
@@ -135,6 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         max_body_bytes: arguments.max_body_bytes,
         max_pixels: arguments.max_pixels,
         image_threads: arguments.image_threads.map_or(cores, usize::from),
+        shared_memory_regions: arguments.shared_memory_regions,
         max_delay: Duration::from_millis(arguments.max_delay),
         timeout: Duration::from_secs(arguments.timeout),
         batch_timeout: Duration::from_secs(arguments.batch_timeout),

@@ -23,6 +23,7 @@ mod picture;
 mod protocol;
 mod refused;
 mod service;
+mod shared_memory;
 mod statistics;
 mod tensors;
 
@@ -64,6 +65,8 @@ pub struct Options {
     pub max_pixels: usize,
     /// Pictures that are decoded and cut at once.
     pub image_threads: usize,
+    /// Regions of system shared memory that clients may register; with none, Triton's extension for them is off.
+    pub shared_memory_regions: usize,
     /// How long a batch that is not full waits for more.
     pub max_delay: Duration,
     /// How long a request may take in all; a client may ask for less.
@@ -214,6 +217,7 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
 
 fn router(service: Arc<Service>) -> Router {
     let infer = post(infer::infer);
+    let shared_memory = if service.regions.is_on() { shared_memory::http::routes() } else { Router::new() };
     Router::new()
         .route("/v1/encode", post(picture::encode))
         .route("/health/live", get(health::live))
@@ -234,6 +238,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
         .route("/v2/models/stats", get(protocol::all_statistics))
         .route("/v2/repository/index", post(protocol::repository))
+        .merge(shared_memory)
         .merge(page::routes())
         .fallback(refused::no_such_path)
         .layer(axum::middleware::from_fn(log::requests))

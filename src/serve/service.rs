@@ -12,7 +12,9 @@ use super::Options;
 use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
+use super::outputs::Wanted;
 use super::refused::Refused;
+use super::shared_memory::Regions;
 use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
@@ -64,6 +66,7 @@ pub(super) struct Service {
     pub(super) model: Model,
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) regions: Regions,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -120,6 +123,8 @@ pub(super) struct Visit<'a> {
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
     known: Option<(String, Dtype)>,
+    /// The outputs that need room in the client's memory.
+    wanted: Option<Arc<Wanted>>,
 }
 
 impl Service {
@@ -127,7 +132,8 @@ impl Service {
     pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        Self { batcher, model, options, metrics, image_slots, stopped }
+        let regions = Regions::new(options.shared_memory_regions);
+        Self { batcher, model, options, metrics, regions, image_slots, stopped }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
@@ -141,7 +147,8 @@ impl Service {
         let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
         let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
+        let timing = Timing::default();
+        Ok(Visit { service: self, place, deadline, begin, account, timing, known: None, wanted: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -168,6 +175,11 @@ impl Visit<'_> {
     pub(super) fn unless_known(&mut self, headers: &HeaderMap, dtype: Dtype) {
         let tags = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
         self.known = tags.map(|tags| (tags.to_string(), dtype));
+    }
+
+    /// Nothing is computed whose outputs have no room where they are to be.
+    pub(super) fn for_outputs(&mut self, wanted: Arc<Wanted>) {
+        self.wanted = Some(wanted);
     }
 
     fn require_unknown(&self, content_hashes: &[Digest]) -> Result<(), Refused> {
@@ -257,6 +269,12 @@ impl Visit<'_> {
         aspect_ratios: Vec<[i64; 2]>,
         content_hashes: Vec<Digest>,
     ) -> Result<Answer, Refused> {
+        let config = &self.service.model.config;
+        let width = config.decoder_embed_dim;
+        if let Some(wanted) = &self.wanted {
+            let tiles: u64 = num_tiles.iter().map(|tiles| tiles.unsigned_abs()).sum();
+            wanted.require_room(num_tiles.len(), tiles.saturating_mul((config.num_tokens() * width) as u64))?;
+        }
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
@@ -272,7 +290,6 @@ impl Visit<'_> {
         }
         self.has_worked(&timing);
         self.service.metrics.count_tiles(num_tiles.iter().sum());
-        let width = self.service.model.config.decoder_embed_dim;
         let embeddings_shape = [reply.len() / width, width];
         let (timing, account) = (self.timing, self.account);
         Ok(Answer {

@@ -14,6 +14,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use self::inference::infer_parameter::ParameterChoice;
+use self::inference::model_infer_request::InferInputTensor;
+use self::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+use super::{expected, picture};
+
 /// The protocol's messages.
 #[allow(missing_docs, clippy::all)]
 pub mod inference {
@@ -186,4 +191,48 @@ async fn read(body: &mut RecvStream) -> Result<Option<HeaderMap>, h2::Error> {
 /// A message behind its length.
 pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0], &(message.len() as u32).to_be_bytes()[..], message].concat()
+}
+
+/// Values in memory.
+pub fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Likewise.
+pub fn integers(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A tensor that is elsewhere.
+pub fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
+    InferInputTensor { name: name.into(), datatype: datatype.into(), shape: shape.to_vec(), ..<_>::default() }
+}
+
+/// A request with its tensors in memory.
+pub fn raw_request(inputs: Vec<(InferInputTensor, Vec<u8>)>) -> ModelInferRequest {
+    let (inputs, raw): (Vec<_>, Vec<_>) = inputs.into_iter().map(|(input, raw)| (input, Bytes::from(raw))).unzip();
+    ModelInferRequest { model_name: "tilesight".into(), inputs, raw_input_contents: raw, ..<_>::default() }
+}
+
+/// A request for these files.
+pub fn pictures(files: &[Vec<u8>]) -> ModelInferRequest {
+    let raw = files.iter().flat_map(|file| [&(file.len() as u32).to_le_bytes()[..], file].concat()).collect();
+    raw_request(vec![(input("image", "BYTES", &[files.len() as i64]), raw)])
+}
+
+/// A parameter that is text.
+pub fn text(value: &str) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::StringParam(value.into())) }
+}
+
+/// Asks for embeddings.
+pub fn infer(client: &Client, request: ModelInferRequest) -> Result<ModelInferResponse, Status> {
+    client.ask("ModelInfer", request)
+}
+
+/// The server still answers, and rightly.
+#[track_caller]
+pub fn assert_serves(client: &Client) {
+    let response = infer(client, pictures(&[picture("image0.png")])).unwrap();
+    assert!(response.raw_output_contents[0] == bytes_of(&expected(&["image0.png"])));
 }

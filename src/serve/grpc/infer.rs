@@ -30,8 +30,10 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let mut received = Received::new(body, service.options.max_body_bytes);
     let message = in_time(visit.deadline, received.only(&place)).await?;
     visit.received();
-    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
-    visit.unless_known(headers, form.dtype());
+    let hold = |bytes| Ok(place.hold(bytes)?);
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, &service.regions, hold))?;
+    visit.unless_known(headers, form.wanted.dtype());
+    visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
     let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed(Some(&place)))?;

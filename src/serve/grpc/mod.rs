@@ -30,6 +30,7 @@ use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
 use super::log::{self, Told};
+use super::protocol::MAX_QUESTION;
 use super::refused::Refused;
 use super::service::Service;
 
@@ -49,12 +50,16 @@ const HEALTH: &str = "grpc.health.v1.Health";
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Bytes of a question at most: names and versions.
-const MAX_QUESTION: usize = 64 << 10;
-
 /// All methods.
 pub(super) fn router(service: Arc<Service>) -> Router {
     let method = |name: &str| format!("/{SERVICE}/{name}");
+    let mut shared_memory = Router::new();
+    if service.regions.is_on() {
+        shared_memory = shared_memory
+            .route(&method("SystemSharedMemoryStatus"), question(questions::regions))
+            .route(&method("SystemSharedMemoryRegister"), question(questions::register_region))
+            .route(&method("SystemSharedMemoryUnregister"), question(questions::unregister_region));
+    }
     Router::new()
         .route(&method("ServerLive"), question(questions::server_live))
         .route(&method("ServerReady"), question(questions::server_ready))
@@ -67,6 +72,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route(&method("ModelInfer"), post(infer::infer))
         .route(&method("ModelStreamInfer"), post(stream::infer))
         .route(&format!("/{HEALTH}/Check"), question(questions::health))
+        .merge(shared_memory)
         .fallback(async |request: Request| {
             let what = format!("method {}", request.uri().path());
             refused(&Refused::Unimplemented { what })

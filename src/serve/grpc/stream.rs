@@ -84,7 +84,7 @@ impl Stream {
         let result = match admitted {
             Ok(visit) => {
                 let message = in_time(visit.deadline, self.received.message(len)).await?;
-                respond(visit, message).await
+                respond(&service, visit, message).await
             }
             Err(refused) => {
                 in_time(Instant::now() + service.options.timeout, self.received.skip(len)).await?;
@@ -96,10 +96,12 @@ impl Stream {
     }
 }
 
-async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
+async fn respond(service: &Service, mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
     visit.received();
     let place = visit.place.clone();
-    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
+    let hold = |bytes| Ok(place.hold(bytes)?);
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, &service.regions, hold))?;
+    visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
     let pieces = at_length(size_of_val(&answer.reply[..]), || {
