@@ -5,7 +5,8 @@ mod common;
 mod server;
 
 use common::golden;
-use server::{Response, Server};
+use server::grpc::{Client, infer, pictures};
+use server::{Response, Server, picture};
 
 /// CUDA's status of a call that lacks memory.
 const OUT_OF_MEMORY: u32 = 2;
@@ -30,7 +31,19 @@ fn start_on(device: &str, options: &[&str], fault: Option<(&str, &str)>) -> Serv
 }
 
 fn encode(server: &Server) -> Response {
-    server.post("/v1/encode", &[], &std::fs::read(golden("hf_tiny").join("image0.png")).unwrap())
+    server.post("/v1/encode", &[], &picture("image0.png"))
+}
+
+#[test]
+fn both_protocols_give_the_gpus_embeddings() {
+    let server = start(&[], None);
+    let file = encode(&server).body;
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let response = infer(&Client::connect(server.grpc), pictures(&[picture("image0.png")])).unwrap();
+    for (output, bytes) in response.outputs.iter().zip(&response.raw_output_contents) {
+        assert!(file.tensor(&output.name).unwrap().data() == bytes, "{}", output.name);
+    }
+    assert_eq!(response.outputs.len(), 3);
 }
 
 /// The first answer that is not an encoded picture; those before it are all the same.
