@@ -111,6 +111,21 @@ fn ask_at_once(server: &Server, expected: &Response) -> f64 {
 }
 
 #[test]
+fn what_a_gpu_has_computed_is_not_computed_again() {
+    let expected = encode(&start(&[], None)).body;
+    let server = start(&["--answer-cache", "100000"], None);
+    for status in ["tilesight; fwd=miss", "tilesight; hit"] {
+        let response = encode(&server);
+        assert_eq!(response.header("cache-status"), Some(status));
+        assert!(response.body == expected);
+    }
+    // Three tiles of five tokens, of 32 values each, in half precision.
+    let kept = server.metric("tilesight_cache_bytes");
+    assert!((3 * 5 * 32 * 2..2 * 3 * 5 * 32 * 2).contains(&(kept as usize)), "{kept}");
+    assert_eq!(server.metric("tilesight_batch_requests_count"), 1.0);
+}
+
+#[test]
 fn several_gpus_share_the_requests() {
     let expected = encode(&start(&[], None));
     let server = start_on("cuda:0,1", &["--max-batch-tiles", "4"], None);

@@ -68,6 +68,15 @@ pub(super) struct Arguments {
     /// its user may
     #[arg(long, value_name = "N", default_value_t = 0)]
     shared_memory_regions: usize,
+    /// Bytes of embeddings that are kept by their content hash, those used last: what is asked for again is not encoded
+    /// again; 0 keeps none. They come on top of --max-bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    answer_cache: u64,
+    /// A collector of OpenTelemetry that takes OTLP over gRPC, as http://127.0.0.1:4317: each request to encode is sent there
+    /// as spans [default: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT, where one is set]
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
@@ -123,6 +132,18 @@ fn start_log(form: LogForm, level: LogLevel) {
     }
 }
 
+/// The collector's address, by the flag or by OpenTelemetry's variables.
+#[cfg(feature = "otel")]
+fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return None;
+    }
+    let standard =
+        || variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    arguments.otlp_endpoint.clone().or_else(standard)
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -141,6 +162,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         max_pixels: arguments.max_pixels,
         image_threads: arguments.image_threads.map_or(cores, usize::from),
         shared_memory_regions: arguments.shared_memory_regions,
+        answer_cache: arguments.answer_cache,
+        #[cfg(feature = "otel")]
+        otlp_endpoint: otlp_endpoint(arguments),
         max_delay: Duration::from_millis(arguments.max_delay),
         timeout: Duration::from_secs(arguments.timeout),
         batch_timeout: Duration::from_secs(arguments.batch_timeout),

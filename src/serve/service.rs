@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::body::at_length;
+use super::cache::{Cache, Lookup};
 use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
@@ -23,6 +25,9 @@ use crate::dtype::Dtype;
 use crate::encoder::{self, Encoder, Identity, Pixels};
 use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
@@ -67,6 +72,11 @@ pub(super) struct Service {
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
     pub(super) regions: Regions,
+    /// None where it is off.
+    pub(super) cache: Option<Cache>,
+    /// None where nobody collects them.
+    #[cfg(feature = "otel")]
+    pub(super) traces: Option<super::traces::Traces>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -84,6 +94,8 @@ pub(super) struct Answer {
     /// One a picture; of a pixel tensor there is none.
     pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+    /// Whether it was known, where there is a cache.
+    pub(super) lookup: Option<Lookup>,
     account: Account,
 }
 
@@ -96,9 +108,13 @@ pub(super) struct Placement {
 }
 
 impl Answer {
-    /// The response is made, which took so long; its `Server-Timing`.
-    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
-        self.account.succeed(self.timing, serialise)
+    /// The response is made, which took so long; the headers that say how it came about.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> HeaderMap {
+        self.timing.add(Stage::Serialise, serialise);
+        let timing = HeaderValue::try_from(self.account.succeed(&self.timing, self.lookup)).ok();
+        let lookup = self.lookup.map(|lookup| HeaderValue::from_static(lookup.header()));
+        let headers = [(SERVER_TIMING, timing), (CACHE_STATUS, lookup)];
+        headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     /// The content hash of all of it.
@@ -133,7 +149,20 @@ impl Service {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
         let regions = Regions::new(options.shared_memory_regions);
-        Self { batcher, model, options, metrics, regions, image_slots, stopped }
+        let budget = Some(options.answer_cache).filter(|budget| *budget > 0);
+        let cache = budget.map(|budget| Cache::new(budget, model.computed_in));
+        Self {
+            batcher,
+            model,
+            options,
+            metrics,
+            regions,
+            cache,
+            #[cfg(feature = "otel")]
+            traces: None,
+            image_slots,
+            stopped,
+        }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
@@ -275,6 +304,61 @@ impl Visit<'_> {
             let tiles: u64 = num_tiles.iter().map(|tiles| tiles.unsigned_abs()).sum();
             wanted.require_room(num_tiles.len(), tiles.saturating_mul((config.num_tokens() * width) as u64))?;
         }
+        let known = self.known_embeddings(&content_hashes);
+        let lookup = self.service.cache.as_ref().map(|_| if known.is_some() { Lookup::Hit } else { Lookup::Miss });
+        let reply = match known {
+            Some(reply) => reply,
+            None => {
+                let reply = self.compute(inputs, cost).await?;
+                self.service.metrics.count_tiles(num_tiles.iter().sum());
+                self.keep(&reply, &content_hashes, &num_tiles);
+                reply
+            }
+        };
+        let embeddings_shape = [reply.len() / width, width];
+        let (timing, account) = (self.timing, self.account);
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements: Vec::new(),
+            timing,
+            lookup,
+            account,
+        })
+    }
+
+    /// The embeddings of these content hashes, if the cache has them.
+    fn known_embeddings(&mut self, content_hashes: &[Digest]) -> Option<Reply> {
+        let cache = self.service.cache.as_ref()?;
+        let found = cache.find(content_hashes)?;
+        let bytes = found.iter().map(Bytes::len).sum();
+        // The request holds room for its embeddings in f32.
+        let reply = at_length(bytes, || Reply::known(cache.widen(&found)));
+        self.ends(Stage::Cache);
+        Some(reply)
+    }
+
+    /// Puts embeddings into the cache, if there is one.
+    fn keep(&mut self, reply: &Reply, content_hashes: &[Digest], num_tiles: &[i64]) {
+        let Some(cache) = &self.service.cache else { return };
+        let lens = match content_hashes {
+            // A picture, or all images of a pixel tensor.
+            [_] => vec![reply.len()],
+            _ => {
+                let config = &self.service.model.config;
+                let tile = config.num_tokens() * config.decoder_embed_dim;
+                num_tiles.iter().map(|tiles| *tiles as usize * tile).collect()
+            }
+        };
+        at_length(size_of_val(&reply[..]), || cache.keep(content_hashes, &lens, reply, &self.place));
+        self.ends(Stage::Cache);
+    }
+
+    /// Waits for its turn and for the encoder.
+    async fn compute(&mut self, inputs: Inputs, cost: usize) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
@@ -289,19 +373,7 @@ impl Visit<'_> {
             }
         }
         self.has_worked(&timing);
-        self.service.metrics.count_tiles(num_tiles.iter().sum());
-        let embeddings_shape = [reply.len() / width, width];
-        let (timing, account) = (self.timing, self.account);
-        Ok(Answer {
-            reply,
-            embeddings_shape,
-            num_tiles,
-            aspect_ratios,
-            content_hashes,
-            placements: Vec::new(),
-            timing,
-            account,
-        })
+        Ok(reply)
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.

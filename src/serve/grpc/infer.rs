@@ -38,11 +38,10 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let begin = Instant::now();
     let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed(Some(&place)))?;
     let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
+    let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
-        headers.insert("server-timing", timing);
-    }
+    headers.extend(made);
     Ok(response)
 }

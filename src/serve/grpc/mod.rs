@@ -21,7 +21,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use prost::Message;
@@ -78,7 +78,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
             refused(&Refused::Unimplemented { what })
         })
         .layer(from_fn(require_grpc))
-        .layer(from_fn(log::requests))
+        .layer(from_fn_with_state(service.clone(), log::requests))
         .with_state(service)
 }
 

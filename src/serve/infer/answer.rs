@@ -97,6 +97,7 @@ pub(super) fn respond(
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
     let mut response = Response::new(Body::new(Pieces { pieces, place }));
+    let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
@@ -107,8 +108,6 @@ pub(super) fn respond(
     if let Ok(etag) = answer.etag(wanted.dtype()).try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
-        headers.insert("server-timing", timing);
-    }
+    headers.extend(made);
     Ok(response)
 }
