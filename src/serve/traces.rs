@@ -53,17 +53,7 @@ impl Traces {
     pub(super) fn start(endpoint: &str) -> Result<Self, ServeError> {
         let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
         let exporter = exporter.map_err(|error| ServeError::Traces { reason: error.to_string() })?;
-        let named = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-        let resource = named.build();
-        let name = resource.get(&"service.name".into()).map(|name| name.to_string()).unwrap_or_default();
-        let resource = if name.is_empty() || name.starts_with("unknown_service") {
-            let named = Resource::builder_empty()
-                .with_attributes(resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
-            named.with_service_name(SERVICE_NAME).build()
-        } else {
-            resource
-        };
-        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
         let tracer = provider.tracer("tilesight");
         Ok(Self { provider, tracer })
     }
@@ -123,6 +113,17 @@ impl Traces {
         // What goes wrong is in the log already.
         drop(self.provider.shutdown_with_timeout(LAST_SPANS));
     }
+}
+
+/// What is said of this process: what the environment says, and our name where it has none.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = || Resource::builder().with_attribute(version.clone());
+    let name = resource().build().get(&"service.name".into());
+    if name.is_some_and(|name| !name.as_str().starts_with("unknown_service")) {
+        return resource().build();
+    }
+    resource().with_service_name(SERVICE_NAME).build()
 }
 
 impl Begun {
