@@ -6,6 +6,7 @@ mod server;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -58,6 +59,42 @@ fn an_answer_that_nobody_takes_gives_its_place_back() {
     assert!(begin.elapsed() < Duration::from_secs(5) && begin.elapsed() > Duration::from_millis(500));
     assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
     assert_ne!(answer.code(), Code::Ok);
+}
+
+#[test]
+fn an_answer_that_is_taken_too_slowly_gives_its_place_back() {
+    let options = |rate| ["--device", "cpu", "--write-timeout", "1", "--min-read-rate", rate];
+    // A window of few bytes, one of none, and one of a client that goes on asking for other things.
+    for (rate, window, is_asking, is_taken) in [
+        ("100000", 1000, false, false),
+        ("100000", 0, false, false),
+        ("100000", 1000, true, false),
+        ("1000", 1000, false, true),
+    ] {
+        let server = Server::spawn(&options(rate), &[]);
+        server.wait_until_ready();
+        let client = RawClient::with_window(server.grpc, window);
+        let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+        call.send(&framed(&two_tiles().encode_to_vec()), true);
+        let mut answer = call.head();
+        let (begin, is_over) = (Instant::now(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while is_asking && !is_over.load(Ordering::Relaxed) {
+                    let mut other = client.begin(&format!("{SERVICE}/ServerLive"), &[GRPC]);
+                    other.send(&framed(&[]), true);
+                    other.status();
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let taken = answer.take_slowly(5000, Duration::from_secs(4));
+            is_over.store(true, Ordering::Relaxed);
+            let is_there = server.metric("tilesight_requests") == 1.0;
+            assert_eq!(is_there, is_taken, "{rate} bytes a second, window of {window}: {taken} taken");
+            assert!(taken < 100_000 && (taken > 0) == (window > 0), "{taken}");
+            assert!(begin.elapsed() < Duration::from_secs(5));
+        });
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
@@ -48,6 +50,9 @@ pub(super) struct Arguments {
     /// How long the reader of an answer may take nothing of it before it is dropped
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     write_timeout: u64,
+    /// How many bytes a second the reader of an answer takes at least, over each --write-timeout, before it is dropped
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
+    min_read_rate: u64,
     /// Requests that are there at once, from the first byte to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
@@ -125,10 +130,16 @@ fn start_log(form: LogForm, level: LogLevel) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
+    // Of what it is made of only what cannot be sent to a collector is worth a line.
+    let targets =
+        Targets::new().with_target("tilesight", level).with_target("opentelemetry", level.min(LevelFilter::WARN));
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
     match form {
-        LogForm::Text => log.with_ansi(false).init(),
-        LogForm::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogForm::Text => log.with_ansi(false).finish().with(targets).init(),
+        LogForm::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            log.finish().with(targets).init();
+        }
     }
 }
 
@@ -155,6 +166,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
             header_timeout: Duration::from_secs(arguments.header_timeout),
             idle_timeout: Duration::from_secs(arguments.idle_timeout),
             write_timeout: Duration::from_secs(arguments.write_timeout),
+            min_read_rate: arguments.min_read_rate,
         },
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,

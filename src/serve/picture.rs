@@ -64,8 +64,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         place.hold((dtype.size() * answer.reply.len()) as u64)?;
     }
     let embeddings = at_length(size_of_val(&answer.reply[..]), || output::embeddings(answer.reply.clone(), dtype));
-    let pieces = [head, embeddings, content_hashes].into();
-    let mut response = Response::new(Body::new(Pieces { pieces, place }));
+    let mut response = Response::new(Body::new(Pieces::new([head, embeddings, content_hashes], &place)));
     let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -104,10 +104,16 @@ pub struct RawCall {
 
 impl RawClient {
     pub fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 65_535)
+    }
+
+    /// A client that lets so many bytes of each answer come until it says that it takes more.
+    pub fn with_window(address: SocketAddr, bytes: u32) -> Self {
         let runtime = Arc::new(Runtime::new().unwrap());
         let sender = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+            let client = h2::client::Builder::new().initial_window_size(bytes).handshake(stream);
+            let (sender, connection) = client.await.unwrap();
             tokio::spawn(async move { drop(connection.await) });
             sender
         });
@@ -161,6 +167,30 @@ pub struct RawAnswer {
 }
 
 impl RawAnswer {
+    /// Takes so many bytes a second for a while, or until there are no more; how many came.
+    pub fn take_slowly(&mut self, bytes_per_second: usize, time: Duration) -> usize {
+        const STEP: Duration = Duration::from_millis(50);
+        let body = &mut self.body;
+        self.runtime.block_on(async {
+            let (begin, mut taken) = (Instant::now(), 0);
+            let mut granted = 0;
+            while begin.elapsed() < time {
+                let data = tokio::time::timeout(STEP, body.data()).await;
+                match data {
+                    Ok(Some(Ok(data))) => taken += data.len(),
+                    Ok(_) => break,
+                    Err(_) => {}
+                }
+                let allowed = (begin.elapsed().as_secs_f64() * bytes_per_second as f64) as usize;
+                let more = allowed.min(taken).saturating_sub(granted);
+                if more > 0 && body.flow_control().release_capacity(more).is_ok() {
+                    granted += more;
+                }
+            }
+            taken
+        })
+    }
+
     /// Takes the rest; the code that ends it.
     pub fn code(mut self) -> Code {
         let trailers = self.runtime.block_on(read(&mut self.body));

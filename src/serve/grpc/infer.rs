@@ -8,13 +8,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
-use super::super::body::{at_length, in_time};
+use super::super::body::{Pieces, at_length, in_time};
 use super::super::log::Told;
 use super::super::refused::Refused;
 use super::super::service::Service;
 use super::message::Asked;
 use super::received::Received;
-use super::sent::Answer;
 use super::{CONTENT_TYPE, refused, success};
 
 pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request) -> Response {
@@ -36,8 +35,8 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed(Some(&place)))?;
-    let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
+    let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed())?;
+    let mut response = Response::new(Body::new(Pieces::new(pieces, &place).with_trailers(success())));
     let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();

@@ -15,7 +15,7 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::super::body::{at_length, in_time};
+use super::super::body::{at_length, in_time, keep};
 use super::super::log::{Record, Told};
 use super::super::refused::Refused;
 use super::super::service::{Service, Visit};
@@ -113,14 +113,14 @@ async fn respond(service: &Service, mut visit: Visit<'_>, message: Bytes) -> Res
     visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = at_length(size_of_val(&answer.reply[..]), || {
-        form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))
-    })?;
+    let pieces =
+        at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.within(INFER_RESPONSE).framed())?;
+    let pieces = pieces.into_iter().map(|piece| keep(piece, place.clone())).collect();
     answer.is_made(begin.elapsed());
     Ok((Told::of(&answer), pieces))
 }
 
 fn refusal(refused: &Refused) -> Result<VecDeque<Bytes>, Refused> {
     let error_message = refused.grpc_status().message().to_string();
-    Pieces::of(&ModelStreamInferResponse { error_message, infer_response: None }).framed(None)
+    Pieces::of(&ModelStreamInferResponse { error_message, infer_response: None }).framed()
 }

@@ -53,7 +53,7 @@ pub(super) fn respond(
     id: Option<&str>,
     wanted: &Wanted,
     mut answer: Answer,
-    place: Arc<Place>,
+    place: &Arc<Place>,
 ) -> Result<Response, Refused> {
     let begin = Instant::now();
     let mut pieces = VecDeque::from([Bytes::new()]);
@@ -67,13 +67,13 @@ pub(super) fn respond(
                 (None, Some(values))
             }
             Way::Binary => {
-                let piece = wanted.bytes(values, &place)?;
+                let piece = wanted.bytes(values, place)?;
                 let binary_data_size = piece.len();
                 pieces.push_back(piece);
                 (Some(Elsewhere::Behind { binary_data_size }), None)
             }
             Way::Shared(window) => {
-                let bytes = wanted.bytes(values, &place)?;
+                let bytes = wanted.bytes(values, place)?;
                 window.write(name, &bytes)?;
                 let parameters = Elsewhere::Shared {
                     shared_memory_region: window.name(),
@@ -96,7 +96,7 @@ pub(super) fn respond(
     let json_len = json.len();
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
-    let mut response = Response::new(Body::new(Pieces { pieces, place }));
+    let mut response = Response::new(Body::new(Pieces::new(pieces, place)));
     let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();

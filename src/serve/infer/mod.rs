@@ -60,7 +60,7 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     visit.for_outputs(asked.wanted.clone());
     let answer = asked.tensors.encode(visit).await?;
     let bytes = size_of_val(&answer.reply[..]);
-    at_length(bytes, || answer::respond(asked.id.as_deref(), &asked.wanted, answer, place))
+    at_length(bytes, || answer::respond(asked.id.as_deref(), &asked.wanted, answer, &place))
 }
 
 /// What a body asks for.
