@@ -229,7 +229,7 @@ fn calls_of_grpc_are_spans_and_so_is_each_request_of_a_stream() {
     }
 
     let requests = ["image0.png", "", "image1.png"];
-    let file = |name| if name == "" { b"no picture".to_vec() } else { picture(name) };
+    let file = |name: &str| if name.is_empty() { b"no picture".to_vec() } else { picture(name) };
     let requests = requests.map(|name| pictures(&[file(name)])).into();
     let answers: Vec<ModelStreamInferResponse> = client.stream("ModelStreamInfer", requests).unwrap();
     assert_eq!(answers.len(), 3);
