@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::health;
 use super::refused::Refused;
 use super::service::Service;
+use super::shared_memory;
 use crate::batch::Phase;
 use crate::plan::Semantics;
 
@@ -20,9 +21,16 @@ pub(super) const MODEL: &str = "tilesight";
 /// The one version there is.
 pub(super) const VERSION: &str = "1";
 
+/// Bytes of a question at most, whose body has names, versions and places of memory.
+pub(super) const MAX_QUESTION: usize = 64 << 10;
+
 /// What is here beyond the protocol itself.
-pub(super) const EXTENSIONS: [&str; 4] =
-    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+
+/// The same, and what this server was told to have.
+pub(super) fn extensions(service: &Service) -> impl Iterator<Item = &'static str> {
+    EXTENSIONS.into_iter().chain(service.regions.is_on().then_some(shared_memory::EXTENSION))
+}
 
 /// Refuses other models.
 pub(super) fn require_model(name: &str) -> Result<(), Refused> {
@@ -44,8 +52,9 @@ fn answer(json: &Value) -> impl IntoResponse + use<> {
     ([(CONTENT_TYPE, "application/json")], json.to_string())
 }
 
-pub(super) async fn server() -> impl IntoResponse {
-    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }))
+pub(super) async fn server(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    let extensions: Vec<&str> = extensions(&service).collect();
+    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions }))
 }
 
 pub(super) async fn ready(
