@@ -136,7 +136,7 @@ impl Engine {
     fn new(gpu: usize, encoder: &Encoder) -> Result<Self, Box<dyn Error>> {
         let config = encoder.config().clone();
         let context = CudaContext::new(gpu)?;
-        // SAFETY: the engine orders its streams by its own events, and never uses a slice on one stream alone by chance.
+        // SAFETY: the engine orders its streams by events of its own, and waits for both before it frees anything.
         unsafe { context.disable_event_tracking() };
         let (uploads, decoder) = (context.new_stream()?, context.new_stream()?);
         let slot = || -> Result<Slot, Box<dyn Error>> {
@@ -171,20 +171,22 @@ impl Engine {
         // The encoder's: from the engine's pixels to the engine's memory, on the engine's stream.
         let [down, across] = tiles.aspect_ratio.map(|count| count as i64);
         let bytes = slot.embeddings.num_bytes();
-        let (pixels, _uploads_pixels) = slot.pixels.device_ptr(&self.uploads);
-        let (embeddings, _uploads_embeddings) = slot.embeddings.device_ptr_mut(&self.uploads);
-        let pixels = DevicePixels {
-            address: pixels,
-            dtype: Dtype::F32,
-            shape: [1, 1, num_tiles, 3, side, side],
-            aspect_ratio: Some(&[[down, across]]),
-            padding: Padding::Zeros,
-        };
-        let stream = RawStream { stream: self.uploads.cu_stream().cast(), done: slot.is_encoded.cu_event().cast() };
-        // SAFETY: stream, event and memory are the slot's, which lives until the engine ends, and that waits for both
-        // streams; `is_attended` keeps everybody from the pixels and the embeddings until they are done with.
-        unsafe { encoder.enqueue_pixels(0, &pixels, DeviceEmbeddings { address: embeddings, bytes }, stream) }?;
-        drop((_uploads_pixels, _uploads_embeddings));
+        {
+            let (address, _are_read) = slot.pixels.device_ptr(&self.uploads);
+            let (embeddings, _are_written) = slot.embeddings.device_ptr_mut(&self.uploads);
+            let pixels = DevicePixels {
+                address,
+                dtype: Dtype::F32,
+                shape: [1, 1, num_tiles, 3, side, side],
+                aspect_ratio: Some(&[[down, across]]),
+                padding: Padding::Zeros,
+            };
+            let embeddings = DeviceEmbeddings { address: embeddings, bytes };
+            let stream = RawStream { stream: self.uploads.cu_stream().cast(), done: slot.is_encoded.cu_event().cast() };
+            // SAFETY: stream, event and memory live until the engine ends, and that waits for both streams; `is_attended`
+            // keeps everybody from the pixels and the embeddings until they are done with.
+            unsafe { encoder.enqueue_pixels(0, &pixels, embeddings, stream) }?;
+        }
 
         // The engine's again: a decoder whose cross-attention sees nothing but each tile's class token.
         self.decoder.wait(&slot.is_encoded)?;
@@ -206,15 +208,17 @@ impl Engine {
         arguments: &Arguments,
     ) -> Result<(), Box<dyn Error>> {
         let width = self.config.decoder_embed_dim;
-        // Waits for the copy, and for nothing behind it.
-        let answer = &self.slots[number % 2].answer.as_slice()?[..tiles.num_tiles() * width];
+        let slot = &self.slots[number % 2];
+        // For the copy, and for nothing behind it. `cudarc` itself waits for no copy where it tracks no events.
+        slot.is_attended.synchronize()?;
+        let answer = &slot.answer.as_slice()?[..tiles.num_tiles() * width];
         let widen = |bits: &u16| match self.dtype {
             Dtype::F16 => f16::from_bits(*bits).to_f32(),
             _ => bf16::from_bits(*bits).to_f32(),
         };
         let class_tokens: Vec<f32> = answer.iter().map(widen).collect();
         let ([down, across], path) = (tiles.aspect_ratio, &arguments.pictures[number]);
-        println!("{path}: {down} tiles down and {across} across; a class token of length {:.3}", length(&class_tokens));
+        println!("{path}: {down} tiles down and {across} across, class tokens of length {:.3}", length(&class_tokens));
         if arguments.check {
             let whole = encoder.encode_tiles(std::slice::from_ref(tiles))?.embeddings;
             let expected = whole.chunks(self.config.num_tokens() * width).flat_map(|tile| &tile[..width]);

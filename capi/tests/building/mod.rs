@@ -23,13 +23,14 @@ pub enum Link {
     Static,
 }
 
-/// Compiles a program; warnings are errors. `more` are arguments of the compiler's.
+/// Compiles a program; warnings are errors, and what cannot be told of its memory by the results is told by the compiler's
+/// sanitizers. `more` are arguments of the compiler's.
 pub fn compile(source: &str, link: Link, folder: &Path, more: &[String]) -> PathBuf {
     let capi = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = folder.join(format!("program-{link:?}"));
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g"]);
-    cc.arg(capi.join(source)).arg("-o").arg(&program).args(flags("--cflags"));
+    cc.args(["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g", "-fsanitize=address,undefined"]);
+    cc.arg("-fno-sanitize-recover=all").arg(capi.join(source)).arg("-o").arg(&program).args(flags("--cflags"));
     match link {
         Link::Shared => cc.args(flags("--libs")).arg(format!("-Wl,-rpath,{}", INSTALLED.join("lib").display())),
         Link::Static => cc.arg(INSTALLED.join("lib/libtilesight.a")).args(["-lm", "-ldl", "-lpthread"]),
