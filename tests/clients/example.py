@@ -54,7 +54,7 @@ def main(address, expected, *paths):
     assert all((a == b).all() for a, b in zip(whole, server.encode_pixels(pixels.astype(numpy.float16), ratios)))
     assert (server.encode_pixels(pixels, [[2, 1], [2, 2]])[0] != whole[0]).any()
 
-    refused("400", lambda: server.encode([b"not a picture"]))
+    refused("415: image: not a JPEG", lambda: server.encode([b"not a picture"]))
     refused("aspect_ratio", lambda: server.encode_pixels(pixels, [[1, 2]]))
     refused("404", lambda: client.Client(address, "other").encode(files))
     assert (server.encode(files)[0] == found[0]).all()
