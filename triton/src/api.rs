@@ -108,12 +108,9 @@ unsafe extern "C" {
     -> *mut Error;
     pub(crate) fn TRITONBACKEND_ModelInstanceKind(instance: *mut ModelInstance, kind: *mut GroupKind) -> *mut Error;
     pub(crate) fn TRITONBACKEND_ModelInstanceDeviceId(instance: *mut ModelInstance, id: *mut i32) -> *mut Error;
-    pub(crate) fn TRITONBACKEND_ModelInstanceModel(instance: *mut ModelInstance, model: *mut *mut Model)
+    pub(crate) fn TRITONBACKEND_ModelInstanceModel(instance: *mut ModelInstance, model: *mut *mut Model) -> *mut Error;
+    pub(crate) fn TRITONBACKEND_ModelInstanceState(instance: *mut ModelInstance, state: *mut *mut c_void)
     -> *mut Error;
-    pub(crate) fn TRITONBACKEND_ModelInstanceState(
-        instance: *mut ModelInstance,
-        state: *mut *mut c_void,
-    ) -> *mut Error;
     pub(crate) fn TRITONBACKEND_ModelInstanceSetState(instance: *mut ModelInstance, state: *mut c_void) -> *mut Error;
     pub(crate) fn TRITONBACKEND_ModelInstanceReportStatistics(
         instance: *mut ModelInstance,

@@ -126,7 +126,8 @@ impl Tensor {
         if !types.contains(&&self.data_type[..]) {
             return refuse(format!("data_type must be {}, found {}", types.join(" or "), self.data_type));
         }
-        let fits = |(found, expected): (&i64, &i64)| *found == -1 || found == expected || (*expected == -1 && !is_output);
+        let fits =
+            |(found, expected): (&i64, &i64)| *found == -1 || found == expected || (*expected == -1 && !is_output);
         if self.dims.len() != rule.dims.len() || !self.dims.iter().zip(&rule.dims).all(fits) {
             return refuse(format!("dims must be {:?}, or -1 for any of them; found {:?}", rule.dims, self.dims));
         }

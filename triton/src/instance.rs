@@ -123,7 +123,8 @@ impl Instance {
     /// Encodes all requests that want embeddings together; if that fails, each by itself, so that one fails alone.
     fn encode(&self, prepared: &[Result<(Wishes, Prepared)>]) -> Embeddings {
         let wants = |prepared: &&(Wishes, Prepared)| prepared.0.embeddings;
-        let wanting = prepared.iter().map(|prepared| prepared.as_ref().ok().filter(wants).map(|(_, prepared)| prepared));
+        let wanting =
+            prepared.iter().map(|prepared| prepared.as_ref().ok().filter(wants).map(|(_, prepared)| prepared));
         let wanting: Vec<Option<&Prepared>> = wanting.collect();
         let all: Vec<&Prepared> = wanting.iter().copied().flatten().collect();
         let mut values = Vec::new();
@@ -158,7 +159,8 @@ impl Instance {
         }
         let inputs: Vec<_> = prepared.iter().map(|prepared| prepared.input()).collect();
         // It was not poisoned just now, and this thread alone uses it.
-        let mut encoder = self.encoder.lock().map_err(|_| Refusal::new(ErrorCode::UNAVAILABLE, "the encoder is lost"))?;
+        let mut encoder =
+            self.encoder.lock().map_err(|_| Refusal::new(ErrorCode::UNAVAILABLE, "the encoder is lost"))?;
         encoder.encode_inputs(&inputs).map_err(|error| {
             if let Error::Cuda(cuda) = &error
                 && cuda.is_fatal()

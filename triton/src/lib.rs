@@ -9,6 +9,8 @@ mod api;
 mod backend;
 mod clock;
 mod config;
+#[cfg(test)]
+mod host;
 mod instance;
 mod model;
 mod parameters;
@@ -16,3 +18,5 @@ mod prepare;
 mod refusal;
 mod request;
 mod response;
+#[cfg(test)]
+mod tests;

@@ -83,9 +83,9 @@ impl Tensor<'_> {
         }
         let (mut files, mut rest) = (Vec::new(), &self.bytes[..]);
         while !rest.is_empty() && files.len() <= count {
-            let element = rest.split_first_chunk().and_then(|(len, behind)| {
-                behind.split_at_checked(u32::from_le_bytes(*len) as usize)
-            });
+            let element = rest
+                .split_first_chunk()
+                .and_then(|(len, behind)| behind.split_at_checked(u32::from_le_bytes(*len) as usize));
             let Some((file, behind)) = element else {
                 return refuse(format!("ends within element {}", files.len()));
             };

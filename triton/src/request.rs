@@ -221,7 +221,10 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         if !self.answered {
-            self.refuse(Refusal::new(ErrorCode::INTERNAL, "a fault of the backend's own ended the batch; its log says more"));
+            self.refuse(Refusal::new(
+                ErrorCode::INTERNAL,
+                "a fault of the backend's own ended the batch; its log says more",
+            ));
         }
         if !self.reported {
             self.report(None);

@@ -51,13 +51,7 @@ impl Response {
         let (mut memory, mut device) = (MemoryType::CPU, 0);
         // SAFETY: the output is this response's, and all may be written.
         check(unsafe {
-            api::TRITONBACKEND_OutputBuffer(
-                output,
-                &raw mut buffer,
-                len as u64,
-                &raw mut memory,
-                &raw mut device,
-            )
+            api::TRITONBACKEND_OutputBuffer(output, &raw mut buffer, len as u64, &raw mut memory, &raw mut device)
         })?;
         if ![MemoryType::CPU, MemoryType::CPU_PINNED].contains(&memory) {
             let name = name.to_string_lossy();
@@ -65,7 +59,10 @@ impl Response {
             return Err(Refusal::new(ErrorCode::UNSUPPORTED, message));
         }
         if buffer.is_null() && len > 0 {
-            return Err(Refusal::new(ErrorCode::UNAVAILABLE, format!("there is no memory for {len} bytes of an output")));
+            return Err(Refusal::new(
+                ErrorCode::UNAVAILABLE,
+                format!("there is no memory for {len} bytes of an output"),
+            ));
         }
         let mut buffer = Buffer { at: buffer.cast(), left: len };
         fill(&mut buffer);
