@@ -69,9 +69,13 @@ pub(crate) struct Output {
     on_gpu: bool,
 }
 
+/// JSON.
+struct Message(Vec<u8>);
+
 struct Response {
     request: *mut Request,
-    outputs: Vec<Box<Output>>,
+    /// Each is filled before the next is begun.
+    outputs: Vec<Output>,
 }
 
 thread_local! {
@@ -121,28 +125,28 @@ extern "C" fn TRITONSERVER_LogMessage(_: LogLevel, _: *const c_char, _: c_int, m
 
 #[unsafe(no_mangle)]
 extern "C" fn TRITONSERVER_MessageNewFromSerializedJson(
-    message: &mut *mut Vec<u8>,
+    message: &mut *mut Message,
     base: *const u8,
     byte_size: usize,
 ) -> Status {
     // SAFETY: the backend says how many bytes there are.
     let json = unsafe { std::slice::from_raw_parts(base, byte_size) };
-    *message = Box::into_raw(Box::new(json.to_vec()));
+    *message = Box::into_raw(Box::new(Message(json.to_vec())));
     None
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn TRITONSERVER_MessageSerializeToJson(
-    message: &Vec<u8>,
+    message: &Message,
     base: &mut *const u8,
     byte_size: &mut usize,
 ) -> Status {
-    (*base, *byte_size) = (message.as_ptr(), message.len());
+    (*base, *byte_size) = (message.0.as_ptr(), message.0.len());
     None
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn TRITONSERVER_MessageDelete(_message: Box<Vec<u8>>) -> Status {
+extern "C" fn TRITONSERVER_MessageDelete(_message: Box<Message>) -> Status {
     None
 }
 
@@ -182,8 +186,8 @@ extern "C" fn TRITONBACKEND_ModelRepository(model: &Model, kind: &mut c_uint, at
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn TRITONBACKEND_ModelConfig(model: &Model, _version: u32, config: &mut *mut Vec<u8>) -> Status {
-    *config = Box::into_raw(Box::new(model.config.borrow().to_string().into_bytes()));
+extern "C" fn TRITONBACKEND_ModelConfig(model: &Model, _version: u32, config: &mut *mut Message) -> Status {
+    *config = Box::into_raw(Box::new(Message(model.config.borrow().to_string().into_bytes())));
     None
 }
 
@@ -194,8 +198,8 @@ extern "C" fn TRITONBACKEND_ModelAutoCompleteConfig(model: &Model, completes: &m
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn TRITONBACKEND_ModelSetConfig(model: &Model, _version: u32, config: &Vec<u8>) -> Status {
-    *model.config.borrow_mut() = serde_json::from_slice(config).unwrap();
+extern "C" fn TRITONBACKEND_ModelSetConfig(model: &Model, _version: u32, config: &Message) -> Status {
+    *model.config.borrow_mut() = serde_json::from_slice(&config.0).unwrap();
     None
 }
 
@@ -396,8 +400,8 @@ extern "C" fn TRITONBACKEND_ResponseOutput(
     // SAFETY: requests of the tests outlive their responses.
     let on_gpu = unsafe { &*response.request }.takes_on_gpu;
     let name = text(name).into_string().unwrap();
-    response.outputs.push(Box::new(Output { name, data_type, shape, bytes: Vec::new(), on_gpu }));
-    *output = response.outputs.last_mut().map_or(null_mut(), |output| &raw mut **output);
+    response.outputs.push(Output { name, data_type, shape, bytes: Vec::new(), on_gpu });
+    *output = response.outputs.last_mut().map_or(null_mut(), |output| &raw mut *output);
     None
 }
 
@@ -426,12 +430,11 @@ extern "C" fn TRITONBACKEND_OutputBuffer(
 extern "C" fn TRITONBACKEND_ResponseSend(response: Box<Response>, flags: u32, error: Option<&Error>) -> Status {
     assert_eq!(flags, crate::api::RESPONSE_FINAL);
     RESPONSES.set(RESPONSES.get() - 1);
-    let outputs = response.outputs.into_iter().map(|output| *output).collect();
     // SAFETY: requests of the tests outlive their responses.
     let request = unsafe { &mut *response.request };
     request.answer = Some(match error {
         Some(error) => Err((error.code, error.message.to_string_lossy().into_owned())),
-        None => Ok(outputs),
+        None => Ok(response.outputs),
     });
     None
 }

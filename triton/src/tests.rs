@@ -341,10 +341,8 @@ fn what_is_not_there_is_refused() {
     let model = model(config(json!({})), true);
     let instance = instance(model, GroupKind::CPU);
     // SAFETY: model and instance live; the former was not initialised.
-    assert_eq!(
-        code(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(instance.cast()) }),
-        ErrorCode::INVALID_ARG
-    );
+    let initialised = unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(instance.cast()) };
+    assert_eq!(code(initialised), ErrorCode::INVALID_ARG);
     let mut one = pictures(&[&picture(0)]);
     let mut requests = [(&raw mut one).cast()];
     // SAFETY: as above.
