@@ -32,6 +32,8 @@ pub(crate) struct Model {
 
 pub(crate) struct Instance {
     pub(crate) kind: GroupKind,
+    /// The GPU's number.
+    pub(crate) device: i32,
     pub(crate) model: *mut Model,
     pub(crate) state: *mut c_void,
     /// Of each batch its size and its times.
@@ -228,8 +230,8 @@ extern "C" fn TRITONBACKEND_ModelInstanceKind(instance: &Instance, kind: &mut Gr
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn TRITONBACKEND_ModelInstanceDeviceId(_instance: &Instance, id: &mut i32) -> Status {
-    *id = 0;
+extern "C" fn TRITONBACKEND_ModelInstanceDeviceId(instance: &Instance, id: &mut i32) -> Status {
+    *id = instance.device;
     None
 }
 

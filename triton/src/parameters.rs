@@ -12,6 +12,9 @@ use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Tune};
 
 use crate::refusal::{Refusal, Result};
 
+/// The most pixels of a picture, unless said otherwise: those of `tilesight serve`.
+const MAX_PIXELS: usize = 50_000_000;
+
 const KNOWN: [&str; 11] = [
     "model",
     "preset",
@@ -90,8 +93,7 @@ impl Parameters {
         if max_batch_tiles == Some(0) {
             return Err(Refusal::invalid("max_batch_tiles must be at least 1, found 0"));
         }
-        let limits = Limits::default();
-        let limits = Limits { max_pixels: number(given, "max_pixels")?.unwrap_or(limits.max_pixels), ..limits };
+        let max_pixels = number(given, "max_pixels")?.unwrap_or(MAX_PIXELS);
         Ok(Self {
             source,
             config,
@@ -102,7 +104,7 @@ impl Parameters {
             tune: parsed(given, "tune")?.unwrap_or_default(),
             threads: number(given, "threads")?.unwrap_or(0),
             max_batch_tiles,
-            limits,
+            limits: Limits { max_pixels, ..Limits::default() },
             rows,
         })
     }

@@ -43,8 +43,8 @@ fn model(config: Value, completes: bool) -> *mut Model {
     Box::into_raw(Box::new(Model { folder, config: config.into(), completes, state: null_mut() }))
 }
 
-fn instance(model: *mut Model, kind: GroupKind) -> *mut Instance {
-    Box::into_raw(Box::new(Instance { kind, model, state: null_mut(), batches: Vec::new() }))
+fn instance(model: *mut Model, kind: GroupKind, device: i32) -> *mut Instance {
+    Box::into_raw(Box::new(Instance { kind, device, model, state: null_mut(), batches: Vec::new() }))
 }
 
 fn config(parameters: Value) -> Value {
@@ -57,8 +57,12 @@ fn config(parameters: Value) -> Value {
 
 impl Loaded {
     fn new(parameters: Value) -> Self {
+        Self::on(GroupKind::CPU, 0, parameters)
+    }
+
+    fn on(kind: GroupKind, device: i32, parameters: Value) -> Self {
         let model = model(config(parameters), true);
-        let instance = instance(model, GroupKind::CPU);
+        let instance = instance(model, kind, device);
         // SAFETY: both live until they are dropped below.
         status(unsafe { backend::TRITONBACKEND_ModelInitialize(model.cast()) }).unwrap();
         // SAFETY: as above.
@@ -320,6 +324,17 @@ fn tensors_that_are_not_what_they_say_are_refused() {
 }
 
 #[test]
+fn pictures_may_not_be_larger_than_was_said() {
+    // They have 20 by 22 and 75 by 30 pixels.
+    let loaded = Loaded::new(json!({ "max_pixels": "440" }));
+    let mut batch = [pictures(&[&picture(1)]), pictures(&[&picture(0)])];
+    loaded.execute(&mut batch);
+    assert_padded(&answered(&batch[0])[0], &embeddings(&picture(1)));
+    let (code, message) = refusal(&batch[1]);
+    assert!(code == ErrorCode::INVALID_ARG && message.contains("75x30"), "{message}");
+}
+
+#[test]
 fn a_request_that_was_forgotten_is_answered() {
     let loaded = Loaded::new(json!({}));
     let mut one = pictures(&[&picture(0)]);
@@ -339,7 +354,7 @@ fn what_is_not_there_is_refused() {
     // SAFETY: as above.
     assert_eq!(code(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(null_mut()) }), ErrorCode::INVALID_ARG);
     let model = model(config(json!({})), true);
-    let instance = instance(model, GroupKind::CPU);
+    let instance = instance(model, GroupKind::CPU, 0);
     // SAFETY: model and instance live; the former was not initialised.
     let initialised = unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(instance.cast()) };
     assert_eq!(code(initialised), ErrorCode::INVALID_ARG);
@@ -394,7 +409,7 @@ fn instances_are_where_this_build_can_compute() {
         if with_cuda && kind == GroupKind::GPU {
             continue;
         }
-        let other = instance(loaded.model, kind);
+        let other = instance(loaded.model, kind, 0);
         // SAFETY: it lives until it is dropped below, and its model longer.
         let (code, message) =
             status(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(other.cast()) }).unwrap_err();
@@ -402,4 +417,42 @@ fn instances_are_where_this_build_can_compute() {
         // SAFETY: it comes from a box.
         drop(unsafe { Box::from_raw(other) });
     }
+}
+
+/// On a GPU, or on a simulated one, of which there are two.
+#[cfg(feature = "cuda")]
+#[test]
+fn an_instance_computes_on_its_gpu() {
+    let files = [picture(0), picture(1)];
+    let images = files.each_ref().map(|file| Image::decode(file, &Limits::default()).unwrap());
+    let build = |device| Encoder::builder().model(tiny()).device(Device::Cuda(vec![device])).build().unwrap();
+    let expected = images.map(|image| build(0).encode(&[image]).unwrap().embeddings);
+    for device in [0, 1] {
+        let loaded = Loaded::on(GroupKind::GPU, device, json!({ "max_batch_tiles": "8" }));
+        let mut batch = [pictures(&[&files[0], &files[1]]), pictures(&[b"not a picture"]), pictures(&[&files[1]])];
+        loaded.execute(&mut batch);
+        for (found, expected) in answered(&batch[0]).iter().zip(&expected) {
+            assert_padded(found, expected);
+        }
+        assert_padded(&answered(&batch[2])[0], &expected[1]);
+        assert_eq!((refusal(&batch[1]).0, loaded.batches()), (ErrorCode::INVALID_ARG, vec![3]));
+        assert_eq!(loaded.ready(), Ok(()));
+    }
+    let model = model(config(json!({ "dtype": "f32" })), true);
+    for (device, words) in [(7, "there is no GPU 7"), (-1, "there is no GPU -1"), (0, "GPUs compute in bf16 or fp16")] {
+        let other = instance(model, GroupKind::GPU, device);
+        if device == 7 {
+            // SAFETY: it lives until it is dropped below.
+            status(unsafe { backend::TRITONBACKEND_ModelInitialize(model.cast()) }).unwrap();
+        }
+        // SAFETY: it lives until it is dropped below, and its model longer.
+        let (_, message) = status(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(other.cast()) }).unwrap_err();
+        assert!(message.contains(words), "{message}");
+        // SAFETY: it comes from a box.
+        drop(unsafe { Box::from_raw(other) });
+    }
+    // SAFETY: this is the last call with the model.
+    status(unsafe { backend::TRITONBACKEND_ModelFinalize(model.cast()) }).unwrap();
+    // SAFETY: it comes from a box.
+    drop(unsafe { Box::from_raw(model) });
 }
