@@ -188,10 +188,11 @@ impl Request {
         Ok(is_good)
     }
 
-    /// Answers with a refusal.
+    /// Answers with a refusal, unless there is an answer, which then could not be sent.
     pub(crate) fn refuse(&mut self, refusal: Refusal) {
-        if let Err(Refusal { message, .. }) = self.answer(|_| Err(refusal)) {
-            log(LogLevel::ERROR, &format!("a refusal could not be sent: {message}"));
+        let sent = if self.answered { Err(refusal) } else { self.answer(|_| Err(refusal)) };
+        if let Err(Refusal { message, .. }) = sent {
+            log(LogLevel::ERROR, &format!("a request was not answered: {message}"));
         }
     }
 
