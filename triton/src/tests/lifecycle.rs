@@ -110,21 +110,24 @@ fn an_instance_computes_on_its_gpu() {
         assert_eq!((refusal(&batch[1]).0, loaded.batches()), (ErrorCode::INVALID_ARG, vec![3]));
         assert_eq!(loaded.ready(), Ok(()));
     }
-    let model = model(config(json!({ "dtype": "f32" })), true);
-    for (device, words) in [(7, "there is no GPU 7"), (-1, "there is no GPU -1"), (0, "GPUs compute in bf16 or fp16")] {
-        let other = instance(model, GroupKind::GPU, device);
-        if device == 7 {
-            // SAFETY: it lives until it is dropped below.
-            status(unsafe { backend::TRITONBACKEND_ModelInitialize(model.cast()) }).unwrap();
-        }
-        // SAFETY: it lives until it is dropped below, and its model longer.
-        let (_, message) = status(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(other.cast()) }).unwrap_err();
+    for (device, dtype, words) in [
+        (7, "bf16", "there is no GPU 7"),
+        (-1, "bf16", "there is no GPU -1"),
+        (0, "f32", "GPUs compute in bf16 or fp16"),
+    ] {
+        let model = model(config(json!({ "dtype": dtype })), true);
+        let instance = instance(model, GroupKind::GPU, device);
+        // SAFETY: it lives until it is dropped below.
+        status(unsafe { backend::TRITONBACKEND_ModelInitialize(model.cast()) }).unwrap();
+        // SAFETY: as above.
+        let (_, message) =
+            status(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(instance.cast()) }).unwrap_err();
         assert!(message.contains(words), "{message}");
+        // SAFETY: this is the last call with the model.
+        status(unsafe { backend::TRITONBACKEND_ModelFinalize(model.cast()) }).unwrap();
         // SAFETY: it comes from a box.
-        drop(unsafe { Box::from_raw(other) });
+        drop(unsafe { Box::from_raw(instance) });
+        // SAFETY: as above.
+        drop(unsafe { Box::from_raw(model) });
     }
-    // SAFETY: this is the last call with the model.
-    status(unsafe { backend::TRITONBACKEND_ModelFinalize(model.cast()) }).unwrap();
-    // SAFETY: it comes from a box.
-    drop(unsafe { Box::from_raw(model) });
 }
