@@ -54,6 +54,7 @@ impl From<Error> for Refusal {
             Error::Input(InputError::Unavailable { .. }) => ErrorCode::UNSUPPORTED,
             Error::Input(_) => ErrorCode::INVALID_ARG,
             Error::Io { .. } => ErrorCode::NOT_FOUND,
+            Error::Cuda(cuda) if cuda.is_fatal() => ErrorCode::UNAVAILABLE,
             Error::Cuda(CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. }) => ErrorCode::UNAVAILABLE,
             Error::Cuda(
                 CudaError::NoDriver

@@ -1,5 +1,7 @@
 //! The backend under a server that does what servers on the CPU do not.
 
+#[cfg(feature = "cuda")]
+mod gpu;
 mod lifecycle;
 mod requests;
 
