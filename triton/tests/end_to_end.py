@@ -270,12 +270,13 @@ def check_shared_memory(server, padded):
     protocol = Protocol(server, "grpc")
     elements = serialize_byte_tensor(np.array([[FILES[0]]], dtype=np.object_))
     size = len(FILES[0]) + 4
-    region = shared_memory.create_shared_memory_region("in", "/tilesight-in", size)
-    answer = shared_memory.create_shared_memory_region("out", "/tilesight-out", padded[0].nbytes)
+    keys = [f"/tilesight-{os.getpid()}-{name}" for name in ("in", "out")]
+    region = shared_memory.create_shared_memory_region("in", keys[0], size)
+    answer = shared_memory.create_shared_memory_region("out", keys[1], padded[0].nbytes)
     try:
         shared_memory.set_shared_memory_region(region, [elements])
-        server.grpc.register_system_shared_memory("in", "/tilesight-in", size)
-        server.grpc.register_system_shared_memory("out", "/tilesight-out", padded[0].nbytes)
+        server.grpc.register_system_shared_memory("in", keys[0], size)
+        server.grpc.register_system_shared_memory("out", keys[1], padded[0].nbytes)
         image = protocol.module.InferInput("image", [1, 1], "BYTES")
         image.set_shared_memory("in", size)
         output = protocol.module.InferRequestedOutput("embeddings")
@@ -342,6 +343,12 @@ with tempfile.TemporaryDirectory() as work:
         print(f"{len(WRONG)} wrong configurations refused, each with its reason")
         perf = [sys.executable, "tests/clients/perf.py", server.http_address, server.grpc_address, *PATHS]
         subprocess.run(perf, check=True)
+    # The configuration that is shipped leaves nothing to add.
+    with Server(tritonserver, backends, models, "--disable-auto-complete-config") as server:
+        server.http.load_model("tilesight")
+        protocol = Protocol(server, "http")
+        assert np.array_equal(check_pictures(protocol), padded)
+        protocol.refuses("max_batch_size must be at least 1", lambda: server.http.load_model("completed"))
     # The C library keeps what was freed for its threads, up to a limit that five loads do not reach: without that, what is
     # left is what was not freed.
     with Server(tritonserver, backends, models, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536") as server:

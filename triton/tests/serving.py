@@ -67,13 +67,14 @@ def free_port():
 class Server:
     """tritonserver over a repository, in which models are loaded by name."""
 
-    def __init__(self, program, backends, models, **environment):
+    def __init__(self, program, backends, models, *options, **environment):
         self.log_path = f"{models}.log"
         ports = [free_port() for _ in range(2)]
         self.http_address, self.grpc_address = (f"127.0.0.1:{port}" for port in ports)
         command = [program, "--model-repository", models, "--backend-directory", backends]
         command += ["--model-control-mode", "explicit", "--allow-metrics", "false", "--http-address", "127.0.0.1"]
         command += ["--grpc-address", "127.0.0.1", "--http-port", str(ports[0]), "--grpc-port", str(ports[1])]
+        command += options
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
         self.http = tritonclient.http.InferenceServerClient(self.http_address, concurrency=32, network_timeout=120)
