@@ -8,6 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use safetensors::Dtype;
 
+use super::bench::peak_rss_bytes;
 use super::model::{Computing, Model, Preprocessing};
 use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture};
@@ -81,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             "threads": encoder.num_threads(),
             "weights": encoder.precision().weights.to_string(),
             "seconds": seconds,
-            "peak_rss_bytes": peak_memory(),
+            "peak_rss_bytes": peak_rss_bytes(),
         });
         serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
     }
@@ -227,13 +228,6 @@ fn step_bar(encoder: &mut Encoder) -> ProgressBar {
         steps.inc(1);
     });
     bar
-}
-
-/// The most memory this process has had resident, where the system tells.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
 #[cfg(test)]

@@ -5,12 +5,15 @@ mod bench;
 mod check;
 mod encode;
 mod golden;
+mod grid;
+mod inputs;
 mod inspect;
 mod model;
 mod output;
 mod pictures;
 mod pixels;
 mod plan;
+mod profile;
 mod progress;
 mod random;
 #[cfg(feature = "serve")]
@@ -44,7 +47,8 @@ enum Command {
     Inspect(inspect::Arguments),
     Plan(plan::Arguments),
     Random(random::Arguments),
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
+    Profile(profile::Arguments),
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
 }
@@ -59,7 +63,8 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Plan(arguments) => plan::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Random(arguments) => random::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
     };

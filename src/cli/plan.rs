@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::grid::Grid;
 use super::model::{DtypeName, Model};
 use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
@@ -46,23 +47,6 @@ pub(super) struct Arguments {
     /// Print the whole plan as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Grid {
-    across: usize,
-    down: usize,
-}
-
-impl FromStr for Grid {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let parse = |side: &str| side.parse::<usize>().ok().filter(|side| *side > 0);
-        let sides = text.split_once('x').and_then(|(across, down)| Some((parse(across)?, parse(down)?)));
-        let (across, down) = sides.ok_or("tiles are named as across x down: 2x1")?;
-        Ok(Self { across, down })
-    }
 }
 
 impl Arguments {
@@ -139,13 +123,13 @@ fn build(
         blocks_are_equal: &|a, b| tables.map_or(a == b, |tables| tables.blocks_are_equal(a, b)),
         collapse: !arguments.no_collapse,
     };
-    let sequence = |(number, grid): (usize, &Grid)| rules.picture([grid.down, grid.across], number);
+    let sequence = |(number, grid): (usize, &Grid)| rules.picture(grid.aspect_ratio(), number);
     let images = arguments.tiles.iter().enumerate().map(sequence).collect::<Result<_>>()?;
     Plan::build(config, &BatchShape { images }, target)
 }
 
 fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Option<&str>) {
-    let grids: Vec<_> = arguments.tiles.iter().map(|grid| format!("{}x{}", grid.across, grid.down)).collect();
+    let grids: Vec<_> = arguments.tiles.iter().map(Grid::to_string).collect();
     println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
     println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());

@@ -10,6 +10,14 @@ pub(super) fn bar(len: u64, what: &'static str) -> ProgressBar {
     styled(len, template).with_prefix(what)
 }
 
+/// A sign of life of work whose length nobody knows.
+pub(super) fn spinner(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>9} {spinner} {wide_msg} {elapsed}");
+    let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar.with_prefix(what)
+}
+
 /// A bar over bytes.
 pub(super) fn bytes_bar(len: u64, what: &'static str) -> ProgressBar {
     styled(

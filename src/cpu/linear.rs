@@ -57,6 +57,11 @@ impl Multiplier {
         Self { par: if threads > 1 { Par::rayon(threads) } else { Par::Seq }, slab: Vec::new() }
     }
 
+    /// How it spreads over the threads.
+    pub(super) fn par(&self) -> Par {
+        self.par
+    }
+
     /// `output = input · weightᵀ`, or `output += scale · input · weightᵀ`; `weight` is `[out, in]`.
     ///
     /// `finish` then sees every row of what was just computed, while it is in the cache: a slab's columns of that row,

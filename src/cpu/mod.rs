@@ -8,6 +8,7 @@ mod embed;
 mod linear;
 mod math;
 mod norm;
+mod peak;
 
 use std::ops::Range;
 

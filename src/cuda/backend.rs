@@ -11,7 +11,7 @@ use crate::cuda::architecture::{self, Architecture};
 use crate::cuda::driver::{DeviceModel, list_devices};
 use crate::cuda::{abi, fatbin};
 use crate::error::{CudaError, Error, InputError};
-use crate::plan::{Batch, BatchShape, Capacity, Form, StepTiming, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
@@ -60,13 +60,43 @@ impl CudaBackend {
     /// # Errors
     /// [`InputError::Unavailable`] for times of a simulated device; [`CudaError`].
     pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
+        self.measured(timed)?.time_steps(shape, timed)
+    }
+
+    /// Walks a batch' plan on the first GPU, step by step; without rounds, launches everything once.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn profile(&mut self, batch: &Batch, rounds: usize) -> Result<Profile, Error> {
+        self.measured(rounds > 0)?.profile(batch, rounds)
+    }
+
+    /// What the first GPU does at best; without `timed`, launches little once.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn measure_peak(&mut self, timed: bool) -> Result<Option<Peak>, Error> {
+        self.measured(timed)?.measure_peak(timed)
+    }
+
+    /// The GPU that is measured, idle.
+    fn measured(&mut self, timed: bool) -> Result<&mut Replica, Error> {
         self.land_all();
         let replica = &mut self.replicas[0];
         if timed && replica.is_simulated() {
             let reason = "no time of a simulated device means anything: launch without timing";
             return Err(InputError::Unavailable { option: "device", found: replica.describe(), reason }.into());
         }
-        replica.time_steps(shape, timed)
+        Ok(replica)
+    }
+
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.replicas.iter().any(Replica::is_simulated)
+    }
+
+    /// Bytes that each GPU has given.
+    pub(crate) fn device_bytes(&self) -> Vec<u64> {
+        self.replicas.iter().map(|replica| replica.context().allocated_bytes()).collect()
     }
 
     /// What the plans it runs are made for.

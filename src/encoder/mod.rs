@@ -7,6 +7,7 @@ mod device;
 mod enqueue;
 mod identity;
 mod inputs;
+mod measuring;
 mod pixels;
 mod submission;
 
@@ -17,7 +18,7 @@ use crate::checkpoint::PositionTables;
 use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
-use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step, StepTiming};
+use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels, Tune};
@@ -236,25 +237,6 @@ impl Encoder {
         }
         let _ = tune;
         Ok(())
-    }
-
-    /// Times the kinds of steps of a batch of pictures of these aspect ratios (tiles down, tiles across) on the first GPU,
-    /// each in every tiling of its form, and the products alone by cuBLASLt where it is there. Values are noise. With
-    /// `timed` unset all of it is launched once, and no time is given.
-    ///
-    /// # Errors
-    /// [`InputError::Unavailable`] for an encoder on the CPU, and for times of a simulated GPU; those of the aspect ratios;
-    /// [`Error::Cuda`].
-    pub fn time_steps(&mut self, aspect_ratios: &[[usize; 2]], timed: bool) -> Result<Vec<StepTiming>> {
-        let shape = self.batch_shape(aspect_ratios)?;
-        match &mut self.backend {
-            #[cfg(feature = "cuda-unversioned")]
-            Backend::Cuda(cuda) => cuda.time_steps(&shape, timed),
-            Backend::Cpu(_) => {
-                let (reason, _) = ("kernels are timed on a GPU", (shape, timed));
-                Err(InputError::Unavailable { option: "device", found: "cpu".to_string(), reason }.into())
-            }
-        }
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Form;
+use super::{Form, Plan};
 
 /// Seconds of a launch over several rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -34,4 +34,40 @@ pub struct StepTiming {
     pub bytes: u64,
     /// None where launches were not timed.
     pub seconds: Option<Spread>,
+}
+
+/// A step of one walk over a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepSpan {
+    /// Seconds from the start of the walk to its own.
+    pub start: f64,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Walks over one plan, step by step.
+#[derive(Debug, Clone, Serialize)]
+pub struct Profile {
+    /// What was walked.
+    pub plan: Plan,
+    /// For each walk, its steps in the plan's order.
+    pub rounds: Vec<Vec<StepSpan>>,
+}
+
+/// What a device does in a second at best, measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Peak {
+    /// FLOPs of a large matrix product, in the element type that the encoder multiplies; none where no library for it is
+    /// there.
+    pub flops: Option<f64>,
+    /// Bytes that a large copy reads and writes.
+    pub bytes: f64,
+}
+
+impl Peak {
+    /// Seconds that so many FLOPs and bytes take at least; without FLOPs' rate, what the bytes take.
+    pub fn seconds(&self, flops: u64, bytes: u64) -> f64 {
+        let product = self.flops.map_or(0.0, |rate| flops as f64 / rate);
+        product.max(bytes as f64 / self.bytes)
+    }
 }

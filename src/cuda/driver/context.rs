@@ -1,6 +1,7 @@
 //! The driver, its GPUs, and a context on one.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult};
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     model: DeviceModel,
     /// The streams that were made in it through this owner and are alive.
     streams: Mutex<Vec<StreamHandle>>,
+    /// Bytes of the GPU's memory that were taken through this owner.
+    allocated_bytes: AtomicU64,
 }
 
 /// A stream's handle: a plain token of the driver.
@@ -133,7 +136,8 @@ impl Context {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the pointer is to a live handle; the context is released once, when this is dropped.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut handle, device) })?;
-        let context = Arc::new(Self { handle, device, ordinal, model, streams: Mutex::new(Vec::new()) });
+        let streams = Mutex::new(Vec::new());
+        let context = Arc::new(Self { handle, device, ordinal, model, streams, allocated_bytes: AtomicU64::new(0) });
         context.bind()?;
         Ok(context)
     }
@@ -170,6 +174,19 @@ impl Context {
         // SAFETY: both pointers are to live integers.
         let status = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
         if check("cuMemGetInfo", status).is_ok() { free as u64 } else { 0 }
+    }
+
+    /// Bytes of the GPU's memory that were taken through this owner and not given back.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn took(&self, bytes: u64) {
+        self.allocated_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn gave_back(&self, bytes: u64) {
+        self.allocated_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn handle(&self) -> sys::CUcontext {

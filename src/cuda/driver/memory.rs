@@ -33,6 +33,7 @@ impl DeviceMemory {
             return Err(CudaError::OutOfMemory { purpose, bytes: bytes as u64, free: context.free_bytes() });
         }
         check("cuMemAlloc", status)?;
+        context.took(bytes as u64);
         Ok(Self { address, bytes, context: context.clone() })
     }
 
@@ -64,6 +65,15 @@ impl DeviceMemory {
         stream.synchronize()
     }
 
+    /// Starts a copy of all bytes to memory of the same size, on `stream`.
+    pub(crate) fn copy_to(&self, to: &Self, stream: &Stream) -> Result<(), CudaError> {
+        assert_eq!(self.bytes, to.bytes, "a copy beyond its memory");
+        self.context.bind()?;
+        // SAFETY: both are as long and outlive the work: freeing waits for the GPU.
+        let status = unsafe { sys::cuMemcpyDtoDAsync_v2(to.address, self.address, self.bytes, stream.handle()) };
+        check("cuMemcpyDtoDAsync", status)
+    }
+
     /// Copies from `offset` into `bytes`, and waits.
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8], stream: &Stream) -> Result<(), CudaError> {
         assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.bytes), "a copy beyond its memory");
@@ -82,6 +92,7 @@ impl Drop for DeviceMemory {
         let _ = self.context.synchronize();
         // SAFETY: allocated once by `new`, freed once here, and the GPU is idle.
         let _ = unsafe { sys::cuMemFree_v2(self.address) };
+        self.context.gave_back(self.bytes as u64);
     }
 }
 

@@ -4,19 +4,26 @@ use std::collections::BTreeMap;
 
 use super::super::batch::BatchTables;
 use super::super::cublas::{Cublas, Product};
-use super::super::driver::Event;
+use super::super::driver::{DeviceMemory, Event, Stream};
 use super::super::lower::Lowering;
-use super::super::ops;
+use super::super::ops::{self, Matrix};
 use super::super::tuning::{tilings, tilings_of_sweep};
 use super::Replica;
 use crate::error::{CudaError, Error};
-use crate::plan::{BatchShape, Form, Op, Plan, Spread, Step, StepTiming, Target};
+use crate::plan::{Batch, BatchShape, Form, Op, Peak, Plan, Profile, Spread, Step, StepSpan, StepTiming, Target};
 
 /// Rounds in which a tiling shows its least time.
 const TUNING_ROUNDS: usize = 5;
 
 /// Rounds of what is reported.
 const REPORTED_ROUNDS: usize = 50;
+
+/// Rows and columns of the matrices whose product shows what a GPU does at best: 1.1 TFLOP, beside which a launch and the
+/// last wave are nothing.
+const PEAK_SIDE: usize = 8192;
+
+/// Bytes of the copy that shows it: ten times what the largest L2 holds.
+const PEAK_COPY_BYTES: usize = 512 << 20;
 
 /// Algorithms of cuBLASLt's that are tried for a product.
 const MAX_ALGORITHMS: usize = 32;
@@ -82,6 +89,86 @@ impl Replica {
         kinds.dedup();
         timings.sort_by_key(|timing| kinds.iter().position(|kind| *kind == timing.step));
         Ok(timings)
+    }
+
+    /// Walks a batch' plan without a graph, `rounds` times after one that does not count, with an event between any two
+    /// steps.
+    ///
+    /// # Errors
+    /// Those of the GPU.
+    pub(in crate::cuda) fn profile(&mut self, batch: &Batch, rounds: usize) -> Result<Profile, Error> {
+        self.require_usable()?;
+        let result = self.walk_timed(batch, rounds);
+        self.after(0, result)
+    }
+
+    fn walk_timed(&mut self, batch: &Batch, num_rounds: usize) -> Result<Profile, Error> {
+        self.context.bind()?;
+        let plan = Plan::with_capacity(&self.config, &batch.shape, self.capacity_for(&batch.shape), self.target)?;
+        self.reserve(&plan.capacity)?;
+        self.reserve_arena(plan.arena_bytes)?;
+        let tables = BatchTables::new(plan.capacity, self.target);
+        let embeddings = self.slots[0].embeddings.address();
+        self.slots[0].time(&self.context, false)?;
+        self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
+        let (lowering, stream) = (self.lowering(&plan, &tables), &self.streams.compute);
+        let event = || Event::timed(&self.context);
+        let events = std::iter::repeat_with(event).take(plan.steps.len() + 1).collect::<Result<Vec<_>, _>>()?;
+        let mut rounds = Vec::with_capacity(num_rounds);
+        for round in 0..=num_rounds {
+            events[0].record(stream)?;
+            for (step, event) in plan.steps.iter().zip(&events[1..]) {
+                lowering.step(step)?;
+                event.record(stream)?;
+            }
+            stream.synchronize()?;
+            if round > 0 {
+                let span = |pair: &[Event]| {
+                    let start = pair[0].seconds_since(&events[0])?;
+                    Ok::<_, CudaError>(StepSpan { start, seconds: pair[1].seconds_since(&pair[0])? })
+                };
+                rounds.push(events.windows(2).map(span).collect::<Result<_, _>>()?);
+            }
+        }
+        Ok(Profile { plan, rounds })
+    }
+
+    /// The rates of a large product, by the best of cuBLASLt's algorithms where the library is there, and of a large copy.
+    ///
+    /// # Errors
+    /// Those of the GPU; [`CudaError::OutOfMemory`].
+    pub(in crate::cuda) fn measure_peak(&mut self, timed: bool) -> Result<Option<Peak>, Error> {
+        self.context.bind()?;
+        let (side, copied) = if timed { (PEAK_SIDE, PEAK_COPY_BYTES) } else { (256, 1 << 20) };
+        let flops = match Cublas::new(&self.context) {
+            Ok(cublas) => {
+                self.peak_of_products(&cublas, side, timed)?.map(|seconds| 2.0 * (side as f64).powi(3) / seconds)
+            }
+            Err(CudaError::NoCublas) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let memory = || DeviceMemory::new(&self.context, copied, "a copy that is timed");
+        let (mut from, to) = (memory()?, memory()?);
+        fill(&mut from, &self.streams.compute)?;
+        let seconds = self.rounds(timed, 1, || from.copy_to(&to, &self.streams.compute))?;
+        Ok(seconds.map(|seconds| Peak { flops, bytes: 2.0 * copied as f64 / seconds.least }))
+    }
+
+    /// Seconds of a product of square matrices at best.
+    fn peak_of_products(&self, cublas: &Cublas, side: usize, timed: bool) -> Result<Option<f64>, CudaError> {
+        let dtype = self.target.precision.activations;
+        let memory = || DeviceMemory::new(&self.context, side * side * dtype.size(), "a product that is timed");
+        let mut operands = [memory()?, memory()?, memory()?];
+        operands[..2].iter_mut().try_for_each(|operand| fill(operand, &self.streams.compute))?;
+        let [input, weight, output] = operands.each_ref().map(|memory| Matrix::new(memory, 0, [side; 3], dtype));
+        let product = Product { input, weight, output, rows: side, add: false };
+        let mut best: Option<f64> = None;
+        for algorithm in &cublas.algorithms(&product, MAX_ALGORITHMS)? {
+            let give = || cublas.multiply_by(algorithm, &product, &self.streams.compute);
+            let least = self.rounds(timed, 1, give)?.map(|seconds| seconds.least);
+            best = [best, least].into_iter().flatten().min_by(f64::total_cmp);
+        }
+        Ok(best)
     }
 
     /// The same of those steps alone, in a plan for `target`.
@@ -151,32 +238,13 @@ impl Replica {
 
     /// Sets descriptor and arena up for a batch of this shape, whose values are noise.
     fn set_scene(&mut self, plan: &Plan, shape: &BatchShape) -> Result<BatchTables, CudaError> {
-        self.fill_arena()?;
+        fill(&mut self.arena, &self.streams.compute)?;
         let tables = BatchTables::new(plan.capacity, plan.target);
         let mut bytes = vec![0; tables.bytes];
         let slot = &self.slots[0];
         tables.write(&self.config, shape, &slot.places(), &mut bytes);
         self.descriptor.write(0, &bytes, &self.streams.compute)?;
         Ok(tables)
-    }
-
-    /// Fills the arena with finite numbers without a pattern: a GPU is faster on zeros than on what it will meet.
-    fn fill_arena(&mut self) -> Result<(), CudaError> {
-        const BLOCK_BYTES: usize = 1 << 20;
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut noise = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Sign and fraction at random, exponents from 2^-8 to 1 in both 16-bit types.
-            let bits = (state >> 48) as u16;
-            bits & 0x83ff | 0x3800
-        };
-        let block: Vec<u16> = std::iter::repeat_with(&mut noise).take(BLOCK_BYTES / 2).collect();
-        let block: &[u8] = bytemuck::cast_slice(&block);
-        for start in (0..self.arena.len()).step_by(BLOCK_BYTES) {
-            let len = BLOCK_BYTES.min(self.arena.len() - start);
-            self.arena.write(start, &block[..len], &self.streams.compute)?;
-        }
-        Ok(())
     }
 
     /// Seconds of one of the `launches` that a call of `give` makes; without `timed`, one call and no time.
@@ -214,4 +282,23 @@ impl Replica {
         seconds.sort_by(f64::total_cmp);
         Ok(Spread { median: seconds[rounds / 2], least: seconds[0], most: seconds[rounds - 1], rounds })
     }
+}
+
+/// Fills memory with finite numbers without a pattern: a GPU is faster on zeros than on what it will meet.
+fn fill(memory: &mut DeviceMemory, stream: &Stream) -> Result<(), CudaError> {
+    const BLOCK_BYTES: usize = 1 << 20;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Sign and fraction at random, exponents from 2^-8 to 1 in both 16-bit types.
+        let bits = (state >> 48) as u16;
+        bits & 0x83ff | 0x3800
+    };
+    let block: Vec<u16> = std::iter::repeat_with(&mut noise).take(BLOCK_BYTES / 2).collect();
+    let block: &[u8] = bytemuck::cast_slice(&block);
+    for start in (0..memory.len()).step_by(BLOCK_BYTES) {
+        let len = BLOCK_BYTES.min(memory.len() - start);
+        memory.write(start, &block[..len], stream)?;
+    }
+    Ok(())
 }
