@@ -13,6 +13,8 @@ pub fn generate(rust: &Path) -> Result<(), Failure> {
         .clang_args(["-x", "c++", "-std=c++17", "-Wno-pragma-once-outside-header"])
         .allowlist_file(format!(".*{}", HEADER.replace('.', r"\.")))
         .derive_default(true)
+        // Members, so that they are zeros: what lies there may else look like an address.
+        .explicit_padding(true)
         .layout_tests(true);
     // bindgen panics where there is no libclang. Its message is passed on, so the default hook need not print it.
     panic::set_hook(Box::new(|_| {}));

@@ -87,3 +87,40 @@ fn a_benchmark_launches_every_tiling_it_names() {
         assert!(stderr.contains(&kernel), "{kernel:?}: {stderr}");
     }
 }
+
+#[test]
+fn every_scenario_and_a_profile_run_dry_on_gpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, report) = (golden("hf_tiny"), folder.path().join("report.json"));
+    let pictures = ["image0.png", "image1.png"].map(|name| golden("hf_tiny").join(name));
+    let command = |capability: &str, words: &[&str], devices: &str| {
+        let mut command = on_device(capability, words);
+        command.arg("--model").arg(&model).args(["--device", devices]).args(&pictures).arg("--json").arg(&report);
+        command
+    };
+    let json = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap() };
+    for capability in ["8.0", "9.0"] {
+        let mut checksums = Vec::new();
+        for scenario in ["single", "multi", "offline", "server"] {
+            let devices = if scenario == "single" { "cuda:0" } else { "cuda:0,1" };
+            let words = ["bench", "--dry-run", "--images-per-query", "5", "--scenario", scenario];
+            said(&mut command(capability, &words, devices));
+            let report = json();
+            assert!(report["images"].as_u64().unwrap() >= 2 && report["p50"].is_null(), "{report:#}");
+            assert!(report["device_bytes"][0].as_u64().unwrap() > 1 << 16, "{report:#}");
+            assert_eq!(report["checksum_is_the_same_after"], true);
+            checksums.push(report["checksum"].as_str().unwrap().to_string());
+        }
+        checksums.dedup();
+        assert_eq!(checksums.len(), 1, "{capability}: whatever the scenario, the bits are the same");
+        let [stdout, _] = said(&mut command(capability, &["profile", "--dry-run"], "cuda:0"));
+        assert!(stdout.contains("transformer.attention") && !stdout.contains("TFLOP/s"), "{stdout}");
+        assert_eq!(json()["timed"], false);
+        // No time of a simulated device is given to anybody.
+        for words in [&["bench"][..], &["profile"], &["bench", "--scenario", "server"]] {
+            let output = command(capability, words, "cuda:0").output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && stderr.contains("no time of a simulated device"), "{stderr}");
+        }
+    }
+}

@@ -34,7 +34,6 @@ pub(super) struct Kernel {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
     pub(super) shared_bytes: u32,
-    /// Without what lies between their members.
     pub(super) params: Arc<[u8]>,
     pub(super) module: usize,
     /// Whether it was launched with programmatic serialisation.
@@ -152,7 +151,8 @@ impl Work {
 }
 
 impl Kernel {
-    /// Whatever may be a pointer among the params.
+    /// Whatever may be a pointer among the params. Who launches keeps what lies between their members zero: the stack is
+    /// full of upper halves of addresses, which would look like one there.
     fn words(&self) -> impl Iterator<Item = u64> {
         self.params.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes)
     }

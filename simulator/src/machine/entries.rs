@@ -18,23 +18,12 @@ pub struct Entry {
     pub max_threads: u32,
     /// Runs it as the current thread with a copy of the struct.
     pub(super) function: unsafe extern "C" fn(*const c_void),
-    clear_padding: unsafe extern "C" fn(*mut c_void),
-}
-
-impl Entry {
-    /// Sets what lies between the params' members to zero: it holds whatever was there before, and is no pointer.
-    pub(crate) fn clear_padding(&self, params: &mut [u8]) {
-        assert_eq!(params.len(), self.params_bytes);
-        // SAFETY: there are as many bytes as the params have; it changes some of them.
-        unsafe { (self.clear_padding)(params.as_mut_ptr().cast()) }
-    }
 }
 
 /// `SimulatorEntry` of `include/entry.h`.
 #[repr(C)]
 struct EntryRecord {
     function: unsafe extern "C" fn(*const c_void),
-    clear_padding: unsafe extern "C" fn(*mut c_void),
     params_bytes: u64,
     max_threads: u32,
 }
@@ -56,9 +45,8 @@ pub fn entries() -> &'static [Entry] {
 }
 
 fn describe(&Source { name, module, compute_capability, record }: &Source) -> Entry {
-    let &EntryRecord { function, clear_padding, params_bytes, max_threads } = record();
-    let params_bytes = params_bytes as usize;
-    Entry { name, module, compute_capability, params_bytes, max_threads, function, clear_padding }
+    let &EntryRecord { function, params_bytes, max_threads } = record();
+    Entry { name, module, compute_capability, params_bytes: params_bytes as usize, max_threads, function }
 }
 
 /// The entry of that name, the portable one where others have the same.

@@ -100,13 +100,15 @@ fn a_kernel_takes_a_map_with_its_params() {
             swizzle: 0,
         };
         ok(tensor.encode(&mut map));
-        // What lies behind the values may look like an address of whatever was there before.
-        let freed = gpu.memory(64);
-        ok(cuMemFree_v2(freed));
-        let mut padding = [0; 7];
-        padding[1..3].copy_from_slice(&[freed as u32, (freed >> 32) as u32]);
-        let params =
-            LoadTensorParams { map, output, offset: 128, num_bytes: 64, rank: 2, origin: [0, 1, 0, 0], padding };
+        let params = LoadTensorParams {
+            map,
+            output,
+            offset: 128,
+            num_bytes: 64,
+            rank: 2,
+            origin: [0, 1, 0, 0],
+            padding: [0; 7],
+        };
         let arguments = [(&raw const params).cast::<c_void>()];
         let function = Function::compiled_for(90, "load_tensor_box").handle;
         ok(cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 256, stream, arguments.as_ptr(), std::ptr::null()));

@@ -46,6 +46,7 @@ impl FoldNorm<'_> {
             weight_stride: number(self.weight.stride),
             row_group_len: number(self.row_groups.len),
             row_group_stride: number(self.row_groups.stride),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the params are this kernel's, and the views were checked above.
         unsafe { on.launch(&KERNEL, row_grid(rows), &params) }

@@ -34,6 +34,7 @@ impl GatherRows<'_> {
             width: number(width),
             stride: number(self.output.stride),
             hidden: self.hidden.into(),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the params are this kernel's, and the views were checked above; rows name rows of the state that the
         // descriptor's writer took from the same plan as the views.

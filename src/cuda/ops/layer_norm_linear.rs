@@ -63,6 +63,7 @@ impl LayerNormLinear<'_> {
             input_stride: number(input.stride),
             weight_stride: number(weight.stride),
             output_stride: number(output.stride),
+            __bindgen_padding_0: Default::default(),
         };
         if on.form() == Form::Hopper && shape.rows > 0 {
             let product = Product::new(if *gelu { &HOPPER_GELU_KERNELS } else { &HOPPER_KERNELS }, shape, on);
@@ -73,6 +74,7 @@ impl LayerNormLinear<'_> {
                 weight: product.weight(weight)?,
                 output: product.panels(output)?,
                 plain: params,
+                __bindgen_padding_0: Default::default(),
             };
             // SAFETY: as below.
             return unsafe { product.launch(&params) };

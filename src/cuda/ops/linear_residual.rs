@@ -73,6 +73,7 @@ impl LinearResidual<'_> {
                 residual: product.panels(residual)?,
                 output: product.panels(output)?,
                 plain: params,
+                __bindgen_padding_0: Default::default(),
             };
             // SAFETY: as below.
             return unsafe { product.launch(&params) };

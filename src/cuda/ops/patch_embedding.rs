@@ -41,6 +41,7 @@ impl PatchEmbedding<'_> {
             input_stride: number(input.stride),
             weight_stride: number(weight.stride),
             output_stride: number(output.stride),
+            __bindgen_padding_0: Default::default(),
         };
         if on.form() == Form::Hopper && shape.rows > 0 {
             let product = Product::new(&HOPPER_KERNELS, shape, on);
@@ -49,6 +50,7 @@ impl PatchEmbedding<'_> {
                 weight: product.weight(weight)?,
                 output: product.panels(output)?,
                 plain: params,
+                __bindgen_padding_0: Default::default(),
             };
             // SAFETY: as below.
             return unsafe { product.launch(&params) };

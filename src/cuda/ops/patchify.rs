@@ -33,6 +33,7 @@ impl Patchify<'_> {
             tile_size: number(self.tile_size),
             patch_size: number(self.patch_size),
             grid_size: number(grid_size),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the params are this kernel's, and the views were checked above; tiles name tiles of the pixels, which
         // the descriptor's writer has counted.

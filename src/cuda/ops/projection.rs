@@ -95,6 +95,7 @@ impl Projection<'_, '_> {
             width: number(head.width),
             outputs: number(outputs),
             tokens: number(*tokens),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the kernels take these params; a batch's rows lie in the states and embeddings that its plan has.
         unsafe { product.launch(&params) }

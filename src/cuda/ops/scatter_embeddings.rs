@@ -33,6 +33,7 @@ impl ScatterEmbeddings<'_> {
             outputs: number(outputs),
             product_stride: number(self.product.stride),
             tokens: number(self.tokens),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the params are this kernel's, and the views were checked above; rows name rows of the embeddings, which
         // the descriptor's writer has counted.

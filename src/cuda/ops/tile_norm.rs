@@ -52,6 +52,7 @@ impl TileNorm<'_> {
             post_tile_gate: self.post_tile_gate,
             width: number(width),
             stride: number(self.output.stride),
+            __bindgen_padding_0: Default::default(),
         };
         // SAFETY: the params are this kernel's, and the views were checked above; rows name rows of the transformer and
         // blocks that the descriptor's writer took from the same plan as the views.

@@ -123,11 +123,9 @@ impl Driver {
         if params.is_null() {
             return Err(Status::ERROR_INVALID_VALUE);
         }
-        let mut bytes = vec![0; entry.params_bytes];
-        // SAFETY: the caller's promise; the copy is as long.
-        unsafe { params.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
-        entry.clear_padding(&mut bytes);
-        let (params, module) = (bytes.into(), function.module);
+        // SAFETY: the caller's promise.
+        let params = unsafe { std::slice::from_raw_parts(params, entry.params_bytes) }.into();
+        let module = function.module;
         self.give(target, Work::Kernel(Kernel { entry, grid, block, shared_bytes, params, module, is_programmatic }))
     }
 }

@@ -215,6 +215,7 @@ pub(in crate::cuda::ops) fn launch(
         scale_log2: op.scale_log2(),
         num_heads: number(op.num_heads),
         output_stride: number(op.output.stride),
+        __bindgen_padding_0: Default::default(),
     };
     // A block a multiprocessor, and no more than there can be works.
     let items = ATTENTION_PIECES * (op.output.rows / rows + op.num_items.capacity);
