@@ -1,8 +1,8 @@
 """The processes that a comparison times, ours and the peers': started alike, read alike.
 
 A side's measurement is a dict: `seconds` of each counted run from pixels in the host's memory to embeddings there, which is
-what all sides have; `device_seconds` of each forward pass alone, where a side on a GPU tells it; `peak_rss_bytes`,
-`peak_device_bytes` where told; `report`, all that the process said.
+what all sides have; on a GPU `device_seconds` of the forward passes there alone, by its events (of ours, their median);
+`peak_rss_bytes`, `peak_device_bytes` where told; `report`, all that the process said, and of ours on a GPU `bench`.
 """
 import dataclasses
 import json
