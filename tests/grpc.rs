@@ -44,7 +44,7 @@ fn what_the_server_and_its_model_are_can_be_asked() {
         tensors,
         [
             ("image", "BYTES", &[-1][..]),
-            ("pixels", "FP32", &[-1, -1, 3, 28, 28]),
+            ("pixels", "FP32", &[-1, 4, 3, 28, 28]),
             ("aspect_ratio", "INT64", &[-1, 2]),
             ("embeddings", "FP32", &[-1, 32]),
             ("num_tiles", "INT64", &[-1]),

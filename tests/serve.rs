@@ -220,7 +220,7 @@ fn what_the_model_is_can_be_asked() {
     let server = Server::start(&[]);
     assert_eq!(server.get("/v2").json()["extensions"][0], "binary_tensor_data");
     let model = server.get("/v2/models/tilesight").json();
-    assert_eq!(model["inputs"][1], json!({ "name": "pixels", "datatype": "FP32", "shape": [-1, -1, 3, 28, 28] }));
+    assert_eq!(model["inputs"][1], json!({ "name": "pixels", "datatype": "FP32", "shape": [-1, 4, 3, 28, 28] }));
     assert_eq!(model["outputs"][0], json!({ "name": "embeddings", "datatype": "FP32", "shape": [-1, 32] }));
     assert_eq!(server.get("/v2/models/tilesight/versions/1/config").json()["input"][0]["data_type"], "TYPE_STRING");
     for path in ["/v2/health/live", "/v2/health/ready", "/health/live", "/v2/models/tilesight/ready"] {

@@ -13,6 +13,7 @@ use super::refused::Refused;
 use super::service::Service;
 use super::shared_memory;
 use crate::batch::Phase;
+use crate::plan::Semantics;
 
 /// The model's name; a part of the contract.
 pub(super) const MODEL: &str = "tilesight";
@@ -141,9 +142,13 @@ pub(super) fn data_type(datatype: &str) -> String {
 pub(super) fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
     let config = &service.model.config;
     let (channels, side) = (config.in_channels as i64, config.tile_size as i64);
+    let tiles = match service.model.semantics {
+        Semantics::Torchtune => -1,
+        Semantics::Meta => config.max_num_tiles as i64,
+    };
     [
         ("image", "BYTES", vec![-1]),
-        ("pixels", "FP32", vec![-1, -1, channels, side, side]),
+        ("pixels", "FP32", vec![-1, tiles, channels, side, side]),
         ("aspect_ratio", "INT64", vec![-1, 2]),
     ]
 }
