@@ -199,6 +199,25 @@ fn an_event_of_the_callers_is_recorded_behind_the_work() {
 }
 
 #[test]
+fn default_streams_are_streams_too() {
+    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let values = pixels(8, Padding::AsGiven);
+    let expected = expected(&mut encoder, &values);
+    let engine = Engine::new(0);
+    let (input, output) = (engine.memory(values.len() * 4), engine.memory(output_bytes()));
+    let pixels = on_device(input.address, Dtype::F32, Padding::AsGiven);
+    // Candle, for one, works on that of the thread.
+    for handle in 0..=2 {
+        let stream = engine.default_stream(handle);
+        stream.upload(&values, &input);
+        stream.upload(&vec![0xffu8; output_bytes()], &output);
+        enqueue(&mut encoder, &pixels, &output, stream.raw());
+        stream.upload(&vec![f32::NAN; values.len()], &input);
+        assert!(widen(&stream.download(&output, output_bytes())) == expected, "stream {handle}");
+    }
+}
+
+#[test]
 fn batches_of_all_kinds_are_under_way_together() {
     let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
     let (first, second) = (pixels(1, Padding::AsGiven), pixels(2, Padding::AsGiven));

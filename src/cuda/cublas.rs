@@ -41,6 +41,19 @@ pub(super) struct Product<'m> {
     pub(super) add: bool,
 }
 
+/// Whether the library is there, as the driver's `is_present` has it.
+fn is_present() -> bool {
+    #[allow(unused_imports, reason = "linked bindings have no `is_culib_present`, and the one below is meant")]
+    use sys::*;
+    // SAFETY: loading the library runs its initialisers only.
+    unsafe { is_culib_present() }
+}
+
+#[allow(dead_code, reason = "that of bindings which load the library is nearer to its call")]
+unsafe fn is_culib_present() -> bool {
+    true
+}
+
 fn check(call: &'static str, status: cublasStatus_t) -> Result<(), CudaError> {
     match status {
         cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
@@ -53,8 +66,7 @@ impl Cublas {
     /// [`CudaError::NoCublas`], [`CudaError::Cublas`], [`CudaError::OutOfMemory`].
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, CudaError> {
         // The bindings panic at a missing library; so look first.
-        // SAFETY: loading the library runs its initialisers only.
-        if !unsafe { sys::is_culib_present() } {
+        if !is_present() {
             return Err(CudaError::NoCublas);
         }
         context.bind()?;

@@ -54,7 +54,8 @@ pub struct DeviceEmbeddings {
 /// has the same primary context.
 #[derive(Debug, Clone, Copy)]
 pub struct RawStream {
-    /// The `CUstream`, in the primary context of the GPU; null is the default stream.
+    /// The `CUstream`, in the primary context of the GPU; null is the default stream, and `CU_STREAM_PER_THREAD` that of the
+    /// calling thread.
     pub stream: *mut c_void,
     /// A `CUevent` that is recorded on it behind the work; null for none.
     pub done: *mut c_void,

@@ -44,6 +44,12 @@ impl Engine {
         Stream(handle)
     }
 
+    /// A stream that is there without being created: all threads' default stream is null or 1, a thread's own is 2.
+    pub fn default_stream(&self, handle: usize) -> Stream {
+        self.bind();
+        Stream(std::ptr::without_provenance_mut(handle))
+    }
+
     pub fn event(&self) -> Event {
         self.bind();
         let mut handle = std::ptr::null_mut();
@@ -120,8 +126,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // SAFETY: created once.
-        check(unsafe { sys::cuStreamDestroy_v2(self.0) });
+        if self.0.addr() > 2 {
+            // SAFETY: created once.
+            check(unsafe { sys::cuStreamDestroy_v2(self.0) });
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use super::RELEASED;
 use super::capture::{Capture, Executable, Graph, Recording};
@@ -31,6 +31,8 @@ pub(super) struct Stream {
     pub(super) device: usize,
     /// Whether it and the legacy default stream wait for each other.
     pub(super) is_blocking: bool,
+    /// The thread whose default stream it is; nobody created that one.
+    pub(super) thread: Option<ThreadId>,
     pub(super) frontier: Frontier,
     pub(super) recording: Option<Recording>,
 }
@@ -317,7 +319,7 @@ impl Driver {
             ("contexts", contexts),
             ("allocations", allocations(Space::Device)),
             ("pinned", allocations(Space::Pinned)),
-            ("streams", self.streams.iter().filter(|(_, stream)| is_meant(stream.device)).count()),
+            ("streams", self.streams.iter().filter(|(_, of)| is_meant(of.device) && of.thread.is_none()).count()),
             ("events", self.events.iter().filter(|(_, event)| is_meant(event.device)).count()),
             ("modules", self.modules.iter().filter(|(_, module)| is_meant(module.device)).count()),
             ("graphs", self.graphs.iter().filter(|(_, graph)| is_meant(graph.device)).count()),

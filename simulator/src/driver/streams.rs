@@ -2,11 +2,12 @@
 //! recorded.
 
 use std::mem;
+use std::thread;
 
 use super::Until;
 use super::capture::{Node, Recording};
 use super::schedule::Frontier;
-use super::state::{Driver, Marked};
+use super::state::{Driver, Marked, Stream};
 use super::status::{Result, Status};
 use super::work::Work;
 
@@ -44,12 +45,25 @@ impl Driver {
             })?;
             return Ok(Target::Default(current));
         }
-        if stream == PER_THREAD {
-            return Err(unsupported("the default stream of a thread"));
-        }
+        let stream = self.of_thread(current, stream);
         let device = self.streams.get(stream)?.device;
         self.healthy(device)?;
         Ok(Target::Stream(stream, device))
+    }
+
+    /// The handle that `CU_STREAM_PER_THREAD` stands for on a device, and any other as it is. A thread has its default stream
+    /// from the first use on, and that one and the legacy default stream wait for each other.
+    pub(super) fn of_thread(&mut self, device: usize, stream: usize) -> usize {
+        if stream != PER_THREAD {
+            return stream;
+        }
+        let thread = Some(thread::current().id());
+        let known = self.streams.iter().find(|(_, stream)| stream.device == device && stream.thread == thread);
+        let Some((handle, _)) = known else {
+            let stream = Stream { device, is_blocking: true, thread, frontier: Vec::new(), recording: None };
+            return self.streams.add(stream);
+        };
+        handle
     }
 
     /// An error if the default stream would have to wait for a stream that is recording.

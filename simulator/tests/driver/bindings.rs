@@ -81,6 +81,7 @@ prototypes! {
     fn cuStreamDestroy_v2(stream: usize) -> u32;
     fn cuStreamSynchronize(stream: usize) -> u32;
     fn cuStreamQuery(stream: usize) -> u32;
+    fn cuStreamGetCtx(stream: usize, context: &mut usize) -> u32;
     fn cuStreamWaitEvent(stream: usize, event: usize, flags: c_uint) -> u32;
     fn cuEventCreate(event: &mut usize, flags: c_uint) -> u32;
     fn cuEventDestroy_v2(event: usize) -> u32;

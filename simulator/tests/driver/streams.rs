@@ -140,3 +140,39 @@ fn devices_have_streams_of_their_own_and_share_events() {
         assert_eq!(made::<usize>(|current| cuCtxGetCurrent(current)), context);
     }
 }
+
+#[test]
+fn every_thread_has_a_default_stream_of_its_own() {
+    const PER_THREAD: usize = 2;
+    /// Doubles the value twice, once by each of two threads, on the default stream of each.
+    fn by_two_threads(seed: u64, waits: bool) -> f32 {
+        let gpu = Gpu::new(seed);
+        let (double, event) = (gpu.double_values(), gpu.event());
+        let (a, b, c) = (gpu.upload(&[1.0]), gpu.upload(&[10.0]), gpu.memory(4));
+        double.launch(a, b, 1, PER_THREAD);
+        ok(cuEventRecord(event, PER_THREAD));
+        let context = made(|current| cuCtxGetCurrent(current));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                ok(cuCtxSetCurrent(context));
+                if waits {
+                    ok(cuStreamWaitEvent(PER_THREAD, event, 0));
+                }
+                double.launch(b, c, 1, PER_THREAD);
+                ok(cuStreamSynchronize(PER_THREAD));
+            });
+        });
+        gpu.download(c, 1, PER_THREAD)[0]
+    }
+    assert!(seeds().all(|seed| by_two_threads(seed, true) == 4.0));
+    let without: Vec<f32> = seeds().map(|seed| by_two_threads(seed, false)).collect();
+    assert!(without.contains(&20.0) && without.contains(&4.0), "{without:?}");
+    // It and the default stream of all threads wait for each other.
+    for seed in seeds() {
+        let gpu = Gpu::new(seed);
+        let (double, a) = (gpu.double_values(), gpu.upload(&[1.0]));
+        [PER_THREAD, 0, PER_THREAD].into_iter().for_each(|stream| double.launch(a, a, 1, stream));
+        assert_eq!(gpu.download(a, 1, PER_THREAD), [8.0]);
+        assert_eq!(made::<usize>(|owner| cuStreamGetCtx(PER_THREAD, owner)), made(|current| cuCtxGetCurrent(current)));
+    }
+}

@@ -57,11 +57,24 @@ unsafe impl Send for Context {}
 // SAFETY: as above; what changes is behind a lock.
 unsafe impl Sync for Context {}
 
+/// Whether the driver's library is there. The bindings can tell where they load it themselves; a program that another of its
+/// dependencies has linked with it does not start where it is missing.
+fn is_present() -> bool {
+    #[allow(unused_imports, reason = "linked bindings have no `is_culib_present`, and the one below is meant")]
+    use sys::*;
+    // SAFETY: loading the driver's library runs its initialisers only.
+    unsafe { is_culib_present() }
+}
+
+#[allow(dead_code, reason = "that of bindings which load the library is nearer to its call")]
+unsafe fn is_culib_present() -> bool {
+    true
+}
+
 /// Loads and starts the driver; returns how many GPUs it has.
 fn start() -> Result<c_int, CudaError> {
     // The bindings panic at a missing library; so look first.
-    // SAFETY: loading the driver's library runs its initialisers only.
-    if !unsafe { sys::is_culib_present() } {
+    if !is_present() {
         return Err(CudaError::NoDriver);
     }
     // SAFETY: 0 is the only value the flags may have.

@@ -23,13 +23,20 @@ impl Driver {
         let device = self.current()?;
         let out = stream.filter(|_| flags & !NON_BLOCKING == 0).ok_or(Status::ERROR_INVALID_VALUE)?;
         let is_blocking = flags & NON_BLOCKING == 0;
-        out.write(self.streams.add(Stream { device, is_blocking, frontier: Vec::new(), recording: None }));
+        out.write(self.streams.add(Stream {
+            device,
+            is_blocking,
+            thread: None,
+            frontier: Vec::new(),
+            recording: None,
+        }));
         Ok(())
     }
 
-    /// A stream that was created, whatever state a capture on it is in.
-    fn created(&self, stream: usize) -> Result<&Stream> {
-        self.current()?;
+    /// A stream that was created, or a thread's own, whatever state a capture on it is in.
+    fn created(&mut self, stream: usize) -> Result<&Stream> {
+        let current = self.current()?;
+        let stream = self.of_thread(current, stream);
         self.streams.get(stream)
     }
 
@@ -135,6 +142,8 @@ exports! {
     /// A graph, or null and the reason.
     fn cuStreamEndCapture(stream: usize, graph: Out<'_, usize>) |driver| {
         let out = graph.ok_or(Status::ERROR_INVALID_VALUE)?.write(0);
+        let current = driver.current()?;
+        let stream = driver.of_thread(current, stream);
         let recording = driver.created(stream)?.recording.clone().ok_or(Status::ERROR_ILLEGAL_STATE)?;
         let graph = driver.recorded(stream, &recording)?;
         *out = driver.graphs.add(graph);
@@ -148,7 +157,8 @@ exports! {
             driver.check_default_stream(current)?;
             return put(status, NOT_CAPTURING);
         }
-        let found = match &driver.created(stream)?.recording {
+        let recording = driver.created(stream)?.recording.clone();
+        let found = match recording {
             None => NOT_CAPTURING,
             Some(recording) if driver.captures.get(recording.capture)?.is_valid => CAPTURING,
             Some(_) => INVALIDATED,
