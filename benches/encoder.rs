@@ -1,13 +1,15 @@
 //! The encoder on the CPU: its matrix products at the 11B widths, its attention, a whole small encoder, and what stands
 //! before them, opening a checkpoint and planning.
 //!
-//! Each is an encode of a geometry in which that part is nearly all of the work; the throughput shown is the plan's
-//! FLOPs.
+//! Whole encodes are of a geometry in which one part is nearly all of the work. Of steps the time within an encode counts.
+//! The throughput shown is the plan's FLOPs.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tilesight::checkpoint::{Checkpoint, NameFormat, RandomWeights, VisionWeights, demo_config};
+use tilesight::image::Tiles;
 use tilesight::plan::{BatchShape, Plan, Target};
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Pixels};
 
@@ -50,6 +52,34 @@ fn encodes(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The matrix products and attention of one layer at the 11B widths, and the projection, each within an encode of four tiles.
+fn steps(criterion: &mut Criterion) {
+    let config = EncoderConfig {
+        clip_num_layers: 1,
+        clip_hidden_states: vec![0],
+        num_layers_projection: 0,
+        ..EncoderConfig::preset("11b").unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut encoder, pixels) = encoder(&config, folder.path(), 4);
+    let tiles = [Tiles { aspect_ratio: [2, 2], pixels }];
+    let plan = encoder.plan(&[[2, 2]]).unwrap();
+    let mut group = criterion.benchmark_group("step");
+    group.sample_size(10);
+    for step in plan.steps.iter().filter(|step| step.flops > 0) {
+        let name = step.name.clone();
+        group.throughput(Throughput::Elements(step.flops));
+        group.bench_function(&name, |bencher| {
+            bencher.iter_custom(|rounds| {
+                let profile = encoder.profile(&tiles, rounds as usize).unwrap();
+                let number = profile.plan.steps.iter().position(|step| step.name == name).unwrap();
+                Duration::from_secs_f64(profile.rounds.iter().map(|round| round[number].seconds).sum())
+            });
+        });
+    }
+    group.finish();
+}
+
 fn before_the_first_encode(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let config = EncoderConfig { clip_embed_dim: 320, num_heads: 4, ..EncoderConfig::preset("11b").unwrap() };
@@ -64,5 +94,5 @@ fn before_the_first_encode(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, encodes, before_the_first_encode);
+criterion_group!(benches, encodes, steps, before_the_first_encode);
 criterion_main!(benches);

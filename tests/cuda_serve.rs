@@ -5,7 +5,8 @@ mod common;
 mod server;
 
 use common::golden;
-use server::{Response, Server};
+use server::grpc::{Client, infer, pictures};
+use server::{Response, Server, picture};
 
 /// CUDA's status of a call that lacks memory.
 const OUT_OF_MEMORY: u32 = 2;
@@ -30,7 +31,19 @@ fn start_on(device: &str, options: &[&str], fault: Option<(&str, &str)>) -> Serv
 }
 
 fn encode(server: &Server) -> Response {
-    server.post("/v1/encode", &[], &std::fs::read(golden("hf_tiny").join("image0.png")).unwrap())
+    server.post("/v1/encode", &[], &picture("image0.png"))
+}
+
+#[test]
+fn both_protocols_give_the_gpus_embeddings() {
+    let server = start(&[], None);
+    let file = encode(&server).body;
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let response = infer(&Client::connect(server.grpc), pictures(&[picture("image0.png")])).unwrap();
+    for (output, bytes) in response.outputs.iter().zip(&response.raw_output_contents) {
+        assert!(file.tensor(&output.name).unwrap().data() == bytes, "{}", output.name);
+    }
+    assert_eq!(response.outputs.len(), 3);
 }
 
 /// The first answer that is not an encoded picture; those before it are all the same.
@@ -95,6 +108,21 @@ fn ask_at_once(server: &Server, expected: &Response) -> f64 {
         }
     });
     (CLIENTS * TIMES) as f64
+}
+
+#[test]
+fn what_a_gpu_has_computed_is_not_computed_again() {
+    let expected = encode(&start(&[], None)).body;
+    let server = start(&["--answer-cache", "100000"], None);
+    for status in ["tilesight; fwd=miss", "tilesight; hit"] {
+        let response = encode(&server);
+        assert_eq!(response.header("cache-status"), Some(status));
+        assert!(response.body == expected);
+    }
+    // Three tiles of five tokens, of 32 values each, in half precision.
+    let kept = server.metric("tilesight_cache_bytes");
+    assert!((3 * 5 * 32 * 2..2 * 3 * 5 * 32 * 2).contains(&(kept as usize)), "{kept}");
+    assert_eq!(server.metric("tilesight_batch_requests_count"), 1.0);
 }
 
 #[test]

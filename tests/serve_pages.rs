@@ -81,7 +81,14 @@ fn every_part_of_the_pages_is_served() {
 
 #[test]
 fn the_description_has_every_route_with_its_methods_and_no_other() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--shared-memory-regions", "1"]);
+    // A region for those who ask for one.
+    let object = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    object.as_file().set_len(1).unwrap();
+    let key = object.path().file_name().unwrap().display();
+    let registration = format!("{{\"key\": \"{key}\", \"byte_size\": 1}}");
+    let response = server.post("/v2/systemsharedmemory/region/x/register", &[], registration.as_bytes());
+    assert_eq!(response.status, 200, "{}", response.text());
     let document = server.get("/openapi.json").json();
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     let paths = document["paths"].as_object().unwrap();
@@ -91,7 +98,7 @@ fn the_description_has_every_route_with_its_methods_and_no_other() {
     assert_eq!(described, routes);
     for (path, item) in paths {
         let item = resolve(&document, item);
-        let path = path.replace("{model}", "tilesight");
+        let path = path.replace("{model}", "tilesight").replace("{name}", "x");
         for method in METHODS {
             let known = item.get(method.to_lowercase()).is_some();
             let response = request(&server, method, &path);

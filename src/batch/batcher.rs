@@ -22,7 +22,7 @@ pub struct Reply {
     pub encoded: Duration,
     /// Where that time went; what is missing was spent waiting.
     pub timing: Timing,
-    /// Requests that were computed together.
+    /// Requests that were computed together; none where it was known already.
     pub batch_requests: usize,
 }
 
@@ -39,6 +39,16 @@ pub struct Report {
     pub ahead: bool,
     /// Where its time went.
     pub timing: Timing,
+}
+
+impl Reply {
+    /// Embeddings that are known already: nobody waited for them, and no batch gave them.
+    pub fn known(embeddings: Vec<f32>) -> Self {
+        let part = 0..embeddings.len();
+        let (queued, encoded) = (Duration::ZERO, Duration::ZERO);
+        let timing = Timing::Host { compute: Duration::ZERO };
+        Self { batch: Arc::new(embeddings), part, queued, encoded, timing, batch_requests: 0 }
+    }
 }
 
 impl Deref for Reply {

@@ -147,7 +147,7 @@ impl Decoded<'_> {
 }
 
 /// Normalised pixels without a pattern: a device is faster on zeros than on what it will meet.
-fn noise(tile_len: usize, aspect_ratio: [usize; 2], seed: u64) -> Tiles {
+pub(super) fn noise(tile_len: usize, aspect_ratio: [usize; 2], seed: u64) -> Tiles {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     // As far from zero as pixels that were normalised by CLIP's mean and deviation.
     let value = || (random.next_u64() >> 40) as f32 / (1u64 << 24) as f32 * 4.0 - 2.0;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::model::{Computing, Model, Preprocessing};
 use crate::error::Result;
@@ -48,6 +50,9 @@ pub(super) struct Arguments {
     /// How long the reader of an answer may take nothing of it before it is dropped
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     write_timeout: u64,
+    /// How many bytes a second the reader of an answer takes at least, over each --write-timeout, before it is dropped
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
+    min_read_rate: u64,
     /// Requests that are there at once, from the first byte to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
@@ -63,6 +68,20 @@ pub(super) struct Arguments {
     /// Pictures decoded and cut at once [default: one for each core]
     #[arg(long, value_name = "N")]
     image_threads: Option<NonZeroUsize>,
+    /// Regions of system shared memory that clients may register, to hand over tensors there, and get them (Triton's
+    /// extension); 0 leaves it out. Whoever can ask the server has it open, read and write any shared memory object that
+    /// its user may
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    shared_memory_regions: usize,
+    /// Bytes of embeddings that are kept by their content hash, those used last: what is asked for again is not encoded
+    /// again; 0 keeps none. They come on top of --max-bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    answer_cache: u64,
+    /// A collector of OpenTelemetry that takes OTLP over gRPC, as http://127.0.0.1:4317: each request to encode is sent there
+    /// as spans [default: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT, where one is set]
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
     /// How long a batch that is not full waits for more
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
     max_delay: u64,
@@ -111,11 +130,29 @@ fn start_log(form: LogForm, level: LogLevel) {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
+    // Of what it is made of only what cannot be sent to a collector is worth a line.
+    let targets =
+        Targets::new().with_target("tilesight", level).with_target("opentelemetry", level.min(LevelFilter::WARN));
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
     match form {
-        LogForm::Text => log.with_ansi(false).init(),
-        LogForm::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogForm::Text => log.with_ansi(false).finish().with(targets).init(),
+        LogForm::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            log.finish().with(targets).init();
+        }
     }
+}
+
+/// The collector's address, by the flag or by OpenTelemetry's variables.
+#[cfg(feature = "otel")]
+fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return None;
+    }
+    let standard =
+        || variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    arguments.otlp_endpoint.clone().or_else(standard)
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -129,12 +166,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
             header_timeout: Duration::from_secs(arguments.header_timeout),
             idle_timeout: Duration::from_secs(arguments.idle_timeout),
             write_timeout: Duration::from_secs(arguments.write_timeout),
+            min_read_rate: arguments.min_read_rate,
         },
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,
         max_body_bytes: arguments.max_body_bytes,
         max_pixels: arguments.max_pixels,
         image_threads: arguments.image_threads.map_or(cores, usize::from),
+        shared_memory_regions: arguments.shared_memory_regions,
+        answer_cache: arguments.answer_cache,
+        #[cfg(feature = "otel")]
+        otlp_endpoint: otlp_endpoint(arguments),
         max_delay: Duration::from_millis(arguments.max_delay),
         timeout: Duration::from_secs(arguments.timeout),
         batch_timeout: Duration::from_secs(arguments.batch_timeout),

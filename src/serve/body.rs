@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
@@ -86,10 +87,22 @@ pub(super) fn at_length<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes < FEW_BYTES { work() } else { tokio::task::block_in_place(work) }
 }
 
-/// Pieces of an answer. The request's place is kept until the last has left, or the client has.
+/// Pieces of an answer, and what comes behind them. The request's place is kept until the last has left, or the client has:
+/// in the connection's buffers a piece outlives this body.
 pub(super) struct Pieces {
-    pub(super) pieces: VecDeque<Bytes>,
-    pub(super) place: Arc<Place>,
+    pieces: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Pieces {
+    pub(super) fn new(pieces: impl IntoIterator<Item = Bytes>, place: &Arc<Place>) -> Self {
+        let pieces = pieces.into_iter().map(|piece| keep(piece, place.clone())).collect();
+        Self { pieces, trailers: None }
+    }
+
+    pub(super) fn with_trailers(self, trailers: HeaderMap) -> Self {
+        Self { trailers: Some(trailers), ..self }
+    }
 }
 
 impl HttpBody for Pieces {
@@ -97,13 +110,12 @@ impl HttpBody for Pieces {
     type Error = std::convert::Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = self.pieces.pop_front();
-        // In the connection's buffers a piece outlives this body.
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(keep(piece, self.place.clone())))))
+        let piece = self.pieces.pop_front().map(Frame::data);
+        Poll::Ready(piece.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

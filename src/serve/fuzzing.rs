@@ -4,6 +4,7 @@ use axum::body::Bytes;
 use axum::http::HeaderValue;
 
 use super::refused::Refused;
+use super::shared_memory::Regions;
 use super::tensors::{Contents, Tensors};
 use super::{grpc, infer};
 
@@ -15,7 +16,7 @@ use super::{grpc, infer};
 pub fn http(json_len: Option<&[u8]>, body: &[u8]) -> Result<usize, (u16, String)> {
     // What cannot be a header's value never comes here.
     let json_len = json_len.map(|value| HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")));
-    let asked = infer::Asked::read(json_len.as_ref(), Bytes::copy_from_slice(body), |_| Ok(()));
+    let asked = infer::Asked::read(json_len.as_ref(), Bytes::copy_from_slice(body), &Regions::new(1), |_| Ok(()));
     count(asked.map(|asked| asked.tensors))
 }
 
@@ -24,7 +25,7 @@ pub fn http(json_len: Option<&[u8]>, body: &[u8]) -> Result<usize, (u16, String)
 /// # Errors
 /// Likewise.
 pub fn grpc(message: &[u8]) -> Result<usize, (u16, String)> {
-    let asked = grpc::message::Asked::read(Bytes::copy_from_slice(message), |_| Ok(()));
+    let asked = grpc::message::Asked::read(Bytes::copy_from_slice(message), &Regions::new(1), |_| Ok(()));
     count(asked.map(|asked| asked.tensors))
 }
 

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
+use super::cache::Cache;
 use super::service::Service;
 use crate::batch::Phase;
 
@@ -24,6 +25,7 @@ pub(super) async fn ready(State(service): State<Arc<Service>>) -> StatusCode {
 
 /// Prometheus' text format.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
-    let text = service.metrics.render(service.batcher.load(), service.batcher.phase() == Phase::Serving);
+    let cache = service.cache.as_ref().map(Cache::counts);
+    let text = service.metrics.render(service.batcher.load(), cache, service.batcher.phase() == Phase::Serving);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

@@ -1,17 +1,23 @@
-//! One line a request, for whoever collects logs: what was asked, what came of it, and where its time went.
+//! One line a request, for whoever collects logs: what was asked, what came of it, and where its time went. Spans, where
+//! somebody collects those, say the same.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::HttpBody;
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::cache::Lookup;
 use super::metrics::{Stage, Timing};
 use super::refused::Refused;
-use super::service::Answer;
+use super::service::{Answer, Service};
+#[cfg(feature = "otel")]
+use super::traces::Begun;
 
 /// The header that names a request; one that comes without is given a name.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -23,7 +29,14 @@ const MAX_ID_LEN: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) enum Told {
     /// What was encoded.
-    Encoded { images: usize, tiles: i64, batch_requests: usize, content_hash: String, timing: Timing },
+    Encoded {
+        images: usize,
+        tiles: i64,
+        batch_requests: usize,
+        content_hash: String,
+        timing: Timing,
+        lookup: Option<Lookup>,
+    },
     /// Why nothing was; the status is HTTP's, whichever protocol it is.
     Refused { reason: String, status: u16 },
 }
@@ -36,6 +49,7 @@ impl Told {
             batch_requests: answer.reply.batch_requests,
             content_hash: answer.content_hash().to_string(),
             timing: answer.timing,
+            lookup: answer.lookup,
         }
     }
 
@@ -44,52 +58,95 @@ impl Told {
     }
 }
 
-/// Logs a request when its answer begins to leave. What only looks (health, metrics, metadata) is logged for debugging.
-pub(super) async fn requests(request: Request, next: Next) -> Response {
-    let begin = Instant::now();
-    let given = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= MAX_ID_LEN && id.to_str().is_ok());
-    let id = given.cloned().unwrap_or_else(new_id);
-    let (method, path) = (request.method().clone(), request.uri().path().to_string());
-    let mut response = next.run(request).await;
-    let status = response.status().as_u16();
-    let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
-    let bytes = response.body().size_hint().exact();
-    let name = id.to_str().unwrap_or_default();
-    match response.extensions_mut().remove::<Told>() {
-        Some(Told::Encoded { images, tiles, batch_requests, content_hash, timing }) => {
-            let stage = |stage| timing.milliseconds(stage);
-            tracing::info!(
-                id = name,
-                %method,
-                path,
-                status,
-                milliseconds,
-                receive_ms = stage(Stage::Receive),
-                decode_ms = stage(Stage::Decode),
-                preprocess_ms = stage(Stage::Preprocess),
-                queue_ms = stage(Stage::Queue),
-                compute_ms = stage(Stage::Compute),
-                h2d_ms = stage(Stage::H2d),
-                gpu_ms = stage(Stage::Gpu),
-                d2h_ms = stage(Stage::D2h),
-                images,
-                tiles,
-                batch_requests,
-                bytes,
-                content_hash,
-                "encoded"
-            );
-        }
-        Some(Told::Refused { reason, status }) if status >= 500 => {
-            tracing::error!(id = name, %method, path, status, milliseconds, reason, "failed");
-        }
-        Some(Told::Refused { reason, status }) => {
-            tracing::info!(id = name, %method, path, status, milliseconds, reason, "refused");
-        }
-        None => tracing::debug!(id = name, %method, path, status, milliseconds, bytes, "answered"),
-    }
+/// Tells of a request when its answer begins to leave. What only looks (health, metrics, metadata) is logged for debugging.
+pub(super) async fn requests(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    let record = Record::open(&service, &head);
+    let mut response = next.run(Request::from_parts(head, body)).await;
+    let told = response.extensions_mut().remove::<Told>();
+    let (status, bytes) = (response.status().as_u16(), response.body().size_hint().exact());
+    let id = record.close(&service, status, bytes, told.as_ref());
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// A request from its beginning until its answer begins to leave.
+pub(super) struct Record {
+    begin: Instant,
+    id: HeaderValue,
+    method: Method,
+    path: String,
+    #[cfg(feature = "otel")]
+    span: Option<Begun>,
+}
+
+impl Record {
+    #[cfg_attr(not(feature = "otel"), allow(unused_variables, reason = "traces are a feature"))]
+    pub(super) fn open(service: &Service, head: &Parts) -> Self {
+        let given = head.headers.get(&REQUEST_ID).filter(|id| id.len() <= MAX_ID_LEN && id.to_str().is_ok());
+        Self {
+            begin: Instant::now(),
+            id: given.cloned().unwrap_or_else(new_id),
+            method: head.method.clone(),
+            path: head.uri.path().to_string(),
+            #[cfg(feature = "otel")]
+            span: service.traces.as_ref().map(|_| Begun::of(head)),
+        }
+    }
+
+    /// Tells what came of it; its name.
+    #[cfg_attr(not(feature = "otel"), allow(unused_variables, reason = "traces are a feature"))]
+    pub(super) fn close(self, service: &Service, status: u16, bytes: Option<u64>, told: Option<&Told>) -> HeaderValue {
+        let name = self.id.to_str().unwrap_or_default();
+        #[cfg(feature = "otel")]
+        if let Some(((traces, span), told)) = service.traces.as_ref().zip(self.span.as_ref()).zip(told) {
+            traces.answered(span, name, bytes, told);
+        }
+        self.log(name, status, bytes, told);
+        self.id
+    }
+
+    /// One line.
+    fn log(&self, id: &str, status: u16, bytes: Option<u64>, told: Option<&Told>) {
+        let Self { method, path, .. } = self;
+        let milliseconds = self.begin.elapsed().as_secs_f64() * 1e3;
+        match told {
+            Some(Told::Encoded { images, tiles, batch_requests, content_hash, timing, lookup }) => {
+                let stage = |stage| timing.milliseconds(stage);
+                tracing::info!(
+                    id,
+                    %method,
+                    path,
+                    status,
+                    milliseconds,
+                    receive_ms = stage(Stage::Receive),
+                    decode_ms = stage(Stage::Decode),
+                    preprocess_ms = stage(Stage::Preprocess),
+                    queue_ms = stage(Stage::Queue),
+                    compute_ms = stage(Stage::Compute),
+                    h2d_ms = stage(Stage::H2d),
+                    gpu_ms = stage(Stage::Gpu),
+                    d2h_ms = stage(Stage::D2h),
+                    cache_ms = stage(Stage::Cache),
+                    serialise_ms = stage(Stage::Serialise),
+                    cache = lookup.map(Lookup::name),
+                    images,
+                    tiles,
+                    batch_requests,
+                    bytes,
+                    content_hash,
+                    "encoded"
+                );
+            }
+            Some(Told::Refused { reason, status }) if *status >= 500 => {
+                tracing::error!(id, %method, path, status, milliseconds, reason, "failed");
+            }
+            Some(Told::Refused { reason, status }) => {
+                tracing::info!(id, %method, path, status, milliseconds, reason, "refused");
+            }
+            None => tracing::debug!(id, %method, path, status, milliseconds, bytes, "answered"),
+        }
+    }
 }
 
 /// A name that no other request of this process has, and hardly one of another.

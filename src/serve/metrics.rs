@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::cache::{Counts, Lookup};
 use super::statistics::Statistics;
 use crate::batch::Report;
 
@@ -39,12 +40,15 @@ pub(super) enum Stage {
     Gpu,
     /// Its batch' embeddings come back and become f32.
     D2h,
+    /// It is copied from the cache, or to it.
+    Cache,
     /// The answer is made.
     Serialise,
 }
 
 /// As they are called in metrics and headers.
-const STAGES: [&str; 9] = ["receive", "decode", "preprocess", "queue", "compute", "h2d", "gpu", "d2h", "serialise"];
+const STAGES: [&str; 10] =
+    ["receive", "decode", "preprocess", "queue", "compute", "h2d", "gpu", "d2h", "cache", "serialise"];
 
 /// Where a request's time went, as far as it has come.
 #[derive(Debug, Default, Clone, Copy)]
@@ -81,10 +85,14 @@ impl Timing {
         self.0.iter().enumerate().filter_map(|(stage, time)| Some((stage, (*time)?)))
     }
 
+    /// The stages that were gone through and their times, in order.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        self.stages().map(|(stage, time)| (STAGES[stage], time))
+    }
+
     /// The value of a `Server-Timing` header, in milliseconds.
     fn header(&self) -> String {
-        let stages =
-            self.stages().map(|(stage, time)| format!("{};dur={:.3}", STAGES[stage], time.as_secs_f64() * 1e3));
+        let stages = self.named().map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3));
         stages.collect::<Vec<_>>().join(", ")
     }
 }
@@ -144,10 +152,9 @@ impl<const BOUNDS: usize> Histogram<BOUNDS> {
 }
 
 impl Metrics {
-    /// A request has its answer, which took `serialise` to make; its `Server-Timing`.
-    pub(super) fn answered(&self, mut timing: Timing, serialise: Duration) -> String {
-        timing.add(Stage::Serialise, serialise);
-        self.statistics.succeeded(&timing);
+    /// A request has its answer; its `Server-Timing`.
+    pub(super) fn answered(&self, timing: &Timing, lookup: Option<Lookup>) -> String {
+        self.statistics.succeeded(timing, lookup);
         for (stage, time) in timing.stages() {
             self.stages[stage].observe(time.as_secs_f64(), &SECONDS);
         }
@@ -173,7 +180,7 @@ impl Metrics {
     }
 
     /// All of it, with the requests that are there now and the bytes they hold.
-    pub(super) fn render(&self, (requests, bytes): (usize, u64), ready: bool) -> String {
+    pub(super) fn render(&self, (requests, bytes): (usize, u64), cache: Option<Counts>, ready: bool) -> String {
         let mut text = String::new();
         let head = |text: &mut String, name: &str, kind: &str, help: &str| {
             line(text, format_args!("# HELP {name} {help}"));
@@ -187,6 +194,14 @@ impl Metrics {
         line(&mut text, format_args!("tilesight_held_bytes {bytes}"));
         head(&mut text, "tilesight_tiles_total", "counter", "Tiles that were encoded.");
         line(&mut text, format_args!("tilesight_tiles_total {}", self.tiles.load(Ordering::Relaxed)));
+        if let Some(Counts { hits, misses, bytes }) = cache {
+            head(&mut text, "tilesight_cache_hits_total", "counter", "Requests that the cache had the embeddings of.");
+            line(&mut text, format_args!("tilesight_cache_hits_total {hits}"));
+            head(&mut text, "tilesight_cache_misses_total", "counter", "Requests that it had not all embeddings of.");
+            line(&mut text, format_args!("tilesight_cache_misses_total {misses}"));
+            head(&mut text, "tilesight_cache_bytes", "gauge", "Bytes that the cache keeps.");
+            line(&mut text, format_args!("tilesight_cache_bytes {bytes}"));
+        }
         head(&mut text, "tilesight_responses_total", "counter", "Answers to encode and infer requests, by status.");
         for (status, count) in &*self.responses.lock().unwrap_or_else(PoisonError::into_inner) {
             line(&mut text, format_args!("tilesight_responses_total{{status=\"{status}\"}} {count}"));

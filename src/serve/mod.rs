@@ -7,6 +7,7 @@
 //! ```
 
 mod body;
+mod cache;
 mod connection;
 mod deadline;
 #[doc(hidden)]
@@ -23,8 +24,11 @@ mod picture;
 mod protocol;
 mod refused;
 mod service;
+mod shared_memory;
 mod statistics;
 mod tensors;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,6 +68,13 @@ pub struct Options {
     pub max_pixels: usize,
     /// Pictures that are decoded and cut at once.
     pub image_threads: usize,
+    /// Regions of system shared memory that clients may register; with none, Triton's extension for them is off.
+    pub shared_memory_regions: usize,
+    /// Bytes of embeddings that are kept by their content hash, beside `max_bytes`; with none, all are encoded.
+    pub answer_cache: u64,
+    /// Where spans of OpenTelemetry are sent, if anywhere: a collector's address, as `http://127.0.0.1:4317`.
+    #[cfg(feature = "otel")]
+    pub otlp_endpoint: Option<String>,
     /// How long a batch that is not full waits for more.
     pub max_delay: Duration,
     /// How long a request may take in all; a client may ask for less.
@@ -98,6 +109,13 @@ pub enum ServeError {
     /// The runtime or the signals cannot be had.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+    /// Spans cannot be sent to the collector's address, whoever is there.
+    #[cfg(feature = "otel")]
+    #[error("cannot send spans: {reason}")]
+    Traces {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The encoder's thread cannot be started.
     #[error(transparent)]
     Encoder(#[from] Error),
@@ -158,6 +176,8 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
             }
         };
         drop(tokio::time::timeout(LAST_ANSWERS, all_closed).await);
+        #[cfg(feature = "otel")]
+        drop(tokio::task::spawn_blocking(move || service.traces.as_ref().map(traces::Traces::end)).await);
     }
     result
 }
@@ -190,7 +210,7 @@ async fn until_the_end(service: &Service, options: &Options, signals: &mut Signa
     }
 }
 
-fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
+fn service(mut encoder: Encoder, options: &Options) -> Result<Service, ServeError> {
     let limits = Limits {
         max_requests: options.max_requests,
         max_bytes: options.max_bytes,
@@ -209,11 +229,18 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, Error> {
     let metrics = Arc::new(Metrics::default());
     let counted = metrics.clone();
     let batcher = Batcher::observed(encoder, limits, first, move |batch| counted.observe_batch(batch))?;
-    Ok(Service::new(batcher, model, metrics, options.clone()))
+    #[allow(unused_mut, reason = "traces are a feature")]
+    let mut service = Service::new(batcher, model, metrics, options.clone());
+    #[cfg(feature = "otel")]
+    if let Some(endpoint) = &options.otlp_endpoint {
+        service.traces = Some(traces::Traces::start(endpoint)?);
+    }
+    Ok(service)
 }
 
 fn router(service: Arc<Service>) -> Router {
     let infer = post(infer::infer);
+    let shared_memory = if service.regions.is_on() { shared_memory::http::routes() } else { Router::new() };
     Router::new()
         .route("/v1/encode", post(picture::encode))
         .route("/health/live", get(health::live))
@@ -234,9 +261,10 @@ fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
         .route("/v2/models/stats", get(protocol::all_statistics))
         .route("/v2/repository/index", post(protocol::repository))
+        .merge(shared_memory)
         .merge(page::routes())
         .fallback(refused::no_such_path)
-        .layer(axum::middleware::from_fn(log::requests))
+        .layer(axum::middleware::from_fn_with_state(service.clone(), log::requests))
         .with_state(service)
 }
 

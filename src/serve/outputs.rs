@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::output::{self, dtype_named};
 use super::refused::Refused;
 use super::service::Answer;
+use super::shared_memory::{RegionError, Window};
 use crate::batch::{Place, Reply};
 use crate::dtype::Dtype;
 
@@ -17,9 +18,20 @@ pub(super) enum Output {
     AspectRatio,
 }
 
+/// How an output travels.
+#[derive(Debug, Clone)]
+pub(super) enum Way {
+    /// As numbers in the response's text.
+    Json,
+    /// As it is in memory, with the response.
+    Binary,
+    /// Not at all: it is put into memory of the client's.
+    Shared(Window),
+}
+
 /// The outputs that a request asks for, in order, and the element type of its embeddings.
 pub(super) struct Wanted {
-    outputs: Vec<(Output, bool)>,
+    outputs: Vec<(Output, Way)>,
     dtype: Dtype,
 }
 
@@ -66,28 +78,29 @@ impl Output {
 }
 
 impl Wanted {
-    /// The named outputs, or all where none is named; each with whether it travels as binary data. `dtype` names the
-    /// element type; FP32 where it does not.
+    /// The named outputs, or all where none is named. `dtype` names the element type; FP32 where it does not.
     pub(super) fn new<'a>(
-        named: Option<impl IntoIterator<Item = (&'a str, bool)>>,
-        binary: bool,
+        named: Option<impl IntoIterator<Item = Result<(&'a str, Way), Refused>>>,
+        otherwise: &Way,
         dtype: Option<&str>,
     ) -> Result<Self, Refused> {
         let mut outputs = Vec::new();
         if named.is_none() {
-            outputs.extend(Output::ALL.map(|output| (output, binary)));
+            outputs.extend(Output::ALL.map(|output| (output, otherwise.clone())));
         }
-        for (name, binary) in named.into_iter().flatten() {
+        for named in named.into_iter().flatten() {
+            let (name, way) = named?;
             let known = Output::ALL.into_iter().find(|output| output.name() == name);
             let output = known.ok_or_else(|| Refused::malformed(format!("there is no output {name:?}")))?;
             if outputs.iter().any(|(known, _)| *known == output) {
                 return Err(Refused::malformed(format!("output {name} is asked for twice")));
             }
-            outputs.push((output, binary));
+            outputs.push((output, way));
         }
         let dtype = dtype.map_or(Some(Dtype::F32), dtype_named);
         let dtype = dtype.ok_or_else(|| Refused::malformed("dtype must be FP32, FP16 or BF16"))?;
-        if dtype != Dtype::F32 && outputs.contains(&(Output::Embeddings, false)) {
+        let is_text = |(output, way): &(Output, Way)| *output == Output::Embeddings && matches!(way, Way::Json);
+        if dtype != Dtype::F32 && outputs.iter().any(is_text) {
             return Err(Refused::malformed("embeddings in FP16 or BF16 travel as binary data: ask for binary_data"));
         }
         Ok(Self { outputs, dtype })
@@ -98,9 +111,25 @@ impl Wanted {
         self.dtype
     }
 
-    /// The tensors of an answer, each with whether it travels as binary data.
-    pub(super) fn of<'a>(&self, answer: &'a Answer) -> impl Iterator<Item = (OutputTensor<'a>, bool)> {
-        self.outputs.iter().map(|(output, binary)| (output.of(answer, self.dtype), *binary))
+    /// Refuses outputs of so many images and so many values that their client has no room for.
+    ///
+    /// # Errors
+    /// [`RegionError::TooSmall`].
+    pub(super) fn require_room(&self, images: usize, embeddings_len: u64) -> Result<(), RegionError> {
+        self.outputs.iter().try_for_each(|(output, way)| {
+            let Way::Shared(window) = way else { return Ok(()) };
+            let needed = match output {
+                Output::Embeddings => embeddings_len.saturating_mul(self.dtype.size() as u64),
+                Output::NumTiles => 8 * images as u64,
+                Output::AspectRatio => 16 * images as u64,
+            };
+            window.require_room(output.name(), needed)
+        })
+    }
+
+    /// The tensors of an answer, each with the way it goes.
+    pub(super) fn of<'a>(&'a self, answer: &'a Answer) -> impl Iterator<Item = (OutputTensor<'a>, &'a Way)> {
+        self.outputs.iter().map(|(output, way)| (output.of(answer, self.dtype), way))
     }
 
     /// Elements in memory, little endian; what is made for it is counted first.

@@ -42,7 +42,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
     let [placement] = answer.placements[..] else {
         return Err(Refused::Dropped { reason: "one picture has one place" });
     };
-    let (etag, told) = (answer.etag(dtype), Told::of(&answer));
+    let etag = answer.etag(dtype);
     let content_hashes = output::content_hashes(&answer);
     let head = output::safetensors_head(
         &answer,
@@ -64,17 +64,15 @@ async fn answer(service: &Service, request: Request) -> Result<Response, Refused
         place.hold((dtype.size() * answer.reply.len()) as u64)?;
     }
     let embeddings = at_length(size_of_val(&answer.reply[..]), || output::embeddings(answer.reply.clone(), dtype));
-    let pieces = [head, embeddings, content_hashes].into();
-    let mut response = Response::new(Body::new(Pieces { pieces, place }));
-    response.extensions_mut().insert(told);
+    let mut response = Response::new(Body::new(Pieces::new([head, embeddings, content_hashes], &place)));
+    let made = answer.is_made(begin.elapsed());
+    response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if let Ok(etag) = etag.try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
-        headers.insert("server-timing", timing);
-    }
+    headers.extend(made);
     Ok(response)
 }
 

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::health;
 use super::refused::Refused;
 use super::service::Service;
+use super::shared_memory;
 use crate::batch::Phase;
+use crate::plan::Semantics;
 
 /// The model's name; a part of the contract.
 pub(super) const MODEL: &str = "tilesight";
@@ -19,9 +21,16 @@ pub(super) const MODEL: &str = "tilesight";
 /// The one version there is.
 pub(super) const VERSION: &str = "1";
 
+/// Bytes of a question at most, whose body has names, versions and places of memory.
+pub(super) const MAX_QUESTION: usize = 64 << 10;
+
 /// What is here beyond the protocol itself.
-pub(super) const EXTENSIONS: [&str; 4] =
-    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+
+/// The same, and what this server was told to have.
+pub(super) fn extensions(service: &Service) -> impl Iterator<Item = &'static str> {
+    EXTENSIONS.into_iter().chain(service.regions.is_on().then_some(shared_memory::EXTENSION))
+}
 
 /// Refuses other models.
 pub(super) fn require_model(name: &str) -> Result<(), Refused> {
@@ -43,8 +52,9 @@ fn answer(json: &Value) -> impl IntoResponse + use<> {
     ([(CONTENT_TYPE, "application/json")], json.to_string())
 }
 
-pub(super) async fn server() -> impl IntoResponse {
-    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }))
+pub(super) async fn server(State(service): State<Arc<Service>>) -> impl IntoResponse {
+    let extensions: Vec<&str> = extensions(&service).collect();
+    answer(&json!({ "name": MODEL, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions }))
 }
 
 pub(super) async fn ready(
@@ -132,9 +142,13 @@ pub(super) fn data_type(datatype: &str) -> String {
 pub(super) fn inputs(service: &Service) -> [(&'static str, &'static str, Vec<i64>); 3] {
     let config = &service.model.config;
     let (channels, side) = (config.in_channels as i64, config.tile_size as i64);
+    let tiles = match service.model.semantics {
+        Semantics::Torchtune => -1,
+        Semantics::Meta => config.max_num_tiles as i64,
+    };
     [
         ("image", "BYTES", vec![-1]),
-        ("pixels", "FP32", vec![-1, -1, channels, side, side]),
+        ("pixels", "FP32", vec![-1, tiles, channels, side, side]),
         ("aspect_ratio", "INT64", vec![-1, 2]),
     ]
 }

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use tonic::{Code, Status};
 
 use super::log::Told;
+use super::shared_memory::RegionError;
 use crate::batch::{Failure, Phase, Refusal};
 use crate::error::{CudaError, Error, ImageError, InputError};
 
@@ -24,6 +25,8 @@ pub(super) enum Refused {
     Batch(#[from] Failure),
     #[error(transparent)]
     Encoder(#[from] Error),
+    #[error(transparent)]
+    Region(#[from] RegionError),
     #[error("the body is beyond the limit of {limit} bytes")]
     BodyTooLarge { limit: usize },
     #[error("the body did not arrive in time")]
@@ -70,6 +73,7 @@ impl Refused {
                 Error::Image(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
+            Self::Region(error) => error.status(),
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken { .. } | Self::Malformed { .. } | Self::Unimplemented { .. } => StatusCode::BAD_REQUEST,
             Self::NotHere { .. } => StatusCode::NOT_FOUND,
@@ -87,6 +91,7 @@ impl Refused {
                 Code::InvalidArgument
             }
             StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::CONFLICT => Code::AlreadyExists,
             StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,

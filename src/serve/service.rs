@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Options;
+use super::body::at_length;
+use super::cache::{Cache, Lookup};
 use super::deadline;
 use super::metrics::{Metrics, Stage, Timing};
 use super::output::{etag, lists};
+use super::outputs::Wanted;
 use super::refused::Refused;
+use super::shared_memory::Regions;
 use super::statistics::Account;
 use crate::batch::{Batcher, Failure, Inputs, Place, Reply};
 use crate::config::EncoderConfig;
@@ -21,6 +25,9 @@ use crate::dtype::Dtype;
 use crate::encoder::{self, Encoder, Identity, Pixels};
 use crate::image::{Canvas, Image, Limits as ImageLimits, Preprocessor};
 use crate::plan::Semantics;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Aspect ratios whose computed tiles are counted ahead; a picture with more tiles counts its own.
 const MAX_COUNTED_TILES: usize = 64;
@@ -64,6 +71,12 @@ pub(super) struct Service {
     pub(super) model: Model,
     pub(super) options: Options,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) regions: Regions,
+    /// None where it is off.
+    pub(super) cache: Option<Cache>,
+    /// None where nobody collects them.
+    #[cfg(feature = "otel")]
+    pub(super) traces: Option<super::traces::Traces>,
     image_slots: Arc<Semaphore>,
     stopped: watch::Sender<Option<String>>,
 }
@@ -81,6 +94,8 @@ pub(super) struct Answer {
     /// One a picture; of a pixel tensor there is none.
     pub(super) placements: Vec<Placement>,
     pub(super) timing: Timing,
+    /// Whether it was known, where there is a cache.
+    pub(super) lookup: Option<Lookup>,
     account: Account,
 }
 
@@ -93,9 +108,13 @@ pub(super) struct Placement {
 }
 
 impl Answer {
-    /// The response is made, which took so long; its `Server-Timing`.
-    pub(super) fn is_made(&mut self, serialise: Duration) -> String {
-        self.account.succeed(self.timing, serialise)
+    /// The response is made, which took so long; the headers that say how it came about.
+    pub(super) fn is_made(&mut self, serialise: Duration) -> HeaderMap {
+        self.timing.add(Stage::Serialise, serialise);
+        let timing = HeaderValue::try_from(self.account.succeed(&self.timing, self.lookup)).ok();
+        let lookup = self.lookup.map(|lookup| HeaderValue::from_static(lookup.header()));
+        let headers = [(SERVER_TIMING, timing), (CACHE_STATUS, lookup)];
+        headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     /// The content hash of all of it.
@@ -120,6 +139,8 @@ pub(super) struct Visit<'a> {
     timing: Timing,
     /// ETags that the client has, and the element type that it asks for.
     known: Option<(String, Dtype)>,
+    /// The outputs that need room in the client's memory.
+    wanted: Option<Arc<Wanted>>,
 }
 
 impl Service {
@@ -127,7 +148,21 @@ impl Service {
     pub(super) fn new(batcher: Batcher, model: Model, metrics: Arc<Metrics>, options: Options) -> Self {
         let image_slots = Arc::new(Semaphore::new(options.image_threads.max(1)));
         let (stopped, _) = watch::channel(None);
-        Self { batcher, model, options, metrics, image_slots, stopped }
+        let regions = Regions::new(options.shared_memory_regions);
+        let budget = Some(options.answer_cache).filter(|budget| *budget > 0);
+        let cache = budget.map(|budget| Cache::new(budget, model.computed_in));
+        Self {
+            batcher,
+            model,
+            options,
+            metrics,
+            regions,
+            cache,
+            #[cfg(feature = "otel")]
+            traces: None,
+            image_slots,
+            stopped,
+        }
     }
 
     /// Lets a request in, or refuses it before any of its body is read.
@@ -141,7 +176,8 @@ impl Service {
         let timeout = deadline::asked(headers)?.map_or(self.options.timeout, |asked| asked.min(self.options.timeout));
         let deadline = begin + timeout;
         let place = Arc::new(self.batcher.admit(deadline)?);
-        Ok(Visit { service: self, place, deadline, begin, account, timing: Timing::default(), known: None })
+        let timing = Timing::default();
+        Ok(Visit { service: self, place, deadline, begin, account, timing, known: None, wanted: None })
     }
 
     /// Answers everybody who waits, the batch that is being computed included.
@@ -168,6 +204,11 @@ impl Visit<'_> {
     pub(super) fn unless_known(&mut self, headers: &HeaderMap, dtype: Dtype) {
         let tags = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
         self.known = tags.map(|tags| (tags.to_string(), dtype));
+    }
+
+    /// Nothing is computed whose outputs have no room where they are to be.
+    pub(super) fn for_outputs(&mut self, wanted: Arc<Wanted>) {
+        self.wanted = Some(wanted);
     }
 
     fn require_unknown(&self, content_hashes: &[Digest]) -> Result<(), Refused> {
@@ -257,6 +298,67 @@ impl Visit<'_> {
         aspect_ratios: Vec<[i64; 2]>,
         content_hashes: Vec<Digest>,
     ) -> Result<Answer, Refused> {
+        let config = &self.service.model.config;
+        let width = config.decoder_embed_dim;
+        if let Some(wanted) = &self.wanted {
+            let tiles: u64 = num_tiles.iter().map(|tiles| tiles.unsigned_abs()).sum();
+            wanted.require_room(num_tiles.len(), tiles.saturating_mul((config.num_tokens() * width) as u64))?;
+        }
+        let known = self.known_embeddings(&content_hashes);
+        let lookup = self.service.cache.as_ref().map(|_| if known.is_some() { Lookup::Hit } else { Lookup::Miss });
+        let reply = match known {
+            Some(reply) => reply,
+            None => {
+                let reply = self.compute(inputs, cost).await?;
+                self.service.metrics.count_tiles(num_tiles.iter().sum());
+                self.keep(&reply, &content_hashes, &num_tiles);
+                reply
+            }
+        };
+        let embeddings_shape = [reply.len() / width, width];
+        let (timing, account) = (self.timing, self.account);
+        Ok(Answer {
+            reply,
+            embeddings_shape,
+            num_tiles,
+            aspect_ratios,
+            content_hashes,
+            placements: Vec::new(),
+            timing,
+            lookup,
+            account,
+        })
+    }
+
+    /// The embeddings of these content hashes, if the cache has them.
+    fn known_embeddings(&mut self, content_hashes: &[Digest]) -> Option<Reply> {
+        let cache = self.service.cache.as_ref()?;
+        let found = cache.find(content_hashes)?;
+        let bytes = found.iter().map(Bytes::len).sum();
+        // The request holds room for its embeddings in f32.
+        let reply = at_length(bytes, || Reply::known(cache.widen(&found)));
+        self.ends(Stage::Cache);
+        Some(reply)
+    }
+
+    /// Puts embeddings into the cache, if there is one.
+    fn keep(&mut self, reply: &Reply, content_hashes: &[Digest], num_tiles: &[i64]) {
+        let Some(cache) = &self.service.cache else { return };
+        let lens = match content_hashes {
+            // A picture, or all images of a pixel tensor.
+            [_] => vec![reply.len()],
+            _ => {
+                let config = &self.service.model.config;
+                let tile = config.num_tokens() * config.decoder_embed_dim;
+                num_tiles.iter().map(|tiles| *tiles as usize * tile).collect()
+            }
+        };
+        at_length(size_of_val(&reply[..]), || cache.keep(content_hashes, &lens, reply, &self.place));
+        self.ends(Stage::Cache);
+    }
+
+    /// Waits for its turn and for the encoder.
+    async fn compute(&mut self, inputs: Inputs, cost: usize) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
@@ -271,20 +373,7 @@ impl Visit<'_> {
             }
         }
         self.has_worked(&timing);
-        self.service.metrics.count_tiles(num_tiles.iter().sum());
-        let width = self.service.model.config.decoder_embed_dim;
-        let embeddings_shape = [reply.len() / width, width];
-        let (timing, account) = (self.timing, self.account);
-        Ok(Answer {
-            reply,
-            embeddings_shape,
-            num_tiles,
-            aspect_ratios,
-            content_hashes,
-            placements: Vec::new(),
-            timing,
-            account,
-        })
+        Ok(reply)
     }
 
     /// A part of the time since the last stage went as others say, and the rest was spent waiting.

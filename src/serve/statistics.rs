@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::cache::Lookup;
 use super::grpc::inference::{InferBatchStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
 use super::metrics::{self, Metrics, Stage};
 use super::protocol::{MODEL, VERSION};
@@ -64,16 +65,21 @@ impl Statistics {
         });
     }
 
-    /// A request has its answer. What the network took is not the server's.
-    pub(super) fn succeeded(&self, timing: &metrics::Timing) {
+    /// A request has its answer. What the network took is not the server's; what the cache had was not computed.
+    pub(super) fn succeeded(&self, timing: &metrics::Timing, lookup: Option<Lookup>) {
         let sum = |stages: &[Stage]| stages.iter().map(|stage| timing.time(*stage)).sum();
         self.change(|statistics| {
-            statistics.inference_count += 1;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             statistics.last_inference = now.as_millis() as u64;
             let all = statistics.inference_stats.get_or_insert_default();
             add(&mut all.success, timing.total() - timing.time(Stage::Receive));
             add(&mut all.queue, timing.time(Stage::Queue));
+            match lookup {
+                Some(Lookup::Hit) => return add(&mut all.cache_hit, timing.time(Stage::Cache)),
+                Some(Lookup::Miss) => add(&mut all.cache_miss, timing.time(Stage::Cache)),
+                None => {}
+            }
+            statistics.inference_count += 1;
             add(&mut all.compute_input, sum(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
             add(&mut all.compute_infer, sum(&[Stage::Compute, Stage::Gpu]));
             add(&mut all.compute_output, sum(&[Stage::D2h, Stage::Serialise]));
@@ -95,10 +101,10 @@ impl Account {
         Self { metrics: metrics.clone(), begin: Instant::now(), is_settled: false }
     }
 
-    /// The request has its answer, which took `serialise` to make; its `Server-Timing`.
-    pub(super) fn succeed(&mut self, timing: metrics::Timing, serialise: Duration) -> String {
+    /// The request has its answer; its `Server-Timing`.
+    pub(super) fn succeed(&mut self, timing: &metrics::Timing, lookup: Option<Lookup>) -> String {
         self.is_settled = true;
-        self.metrics.answered(timing, serialise)
+        self.metrics.answered(timing, lookup)
     }
 }
 

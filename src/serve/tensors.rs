@@ -6,6 +6,7 @@ use super::body::at_length;
 use super::output::dtype_named;
 use super::refused::Refused;
 use super::service::{Answer, Visit};
+use super::shared_memory::Window;
 use crate::dtype::Dtype;
 use crate::error::{Error, InputError};
 
@@ -29,6 +30,8 @@ pub(super) enum Elements {
     Numbers(Vec<f64>),
     /// Any datatype in memory, little endian; BYTES with the length of each element before it.
     Binary(Bytes),
+    /// The same, in memory of the client's.
+    Shared(Window),
     /// FP32.
     Floats(Vec<f32>),
     /// INT64.
@@ -59,7 +62,9 @@ impl Tensors {
     }
 
     /// Encodes what the request holds.
-    pub(super) async fn encode(self, visit: Visit<'_>) -> Result<Answer, Refused> {
+    pub(super) async fn encode(mut self, visit: Visit<'_>) -> Result<Answer, Refused> {
+        visit.place.hold(self.shared_bytes())?;
+        at_length(self.shared_bytes() as usize, || self.read_shared())?;
         visit.place.hold(self.slices())?;
         match at_length(self.bytes(), || self.into_contents())? {
             Contents::Pictures(files) => visit.pictures(files).await,
@@ -67,12 +72,31 @@ impl Tensors {
         }
     }
 
+    /// Bytes that are in memory of the client's.
+    fn shared_bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| match &tensor.elements {
+            Elements::Shared(window) => window.byte_size,
+            _ => 0,
+        };
+        self.0.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Copies them from there.
+    fn read_shared(&mut self) -> Result<(), Refused> {
+        for tensor in &mut self.0 {
+            if let Elements::Shared(window) = &tensor.elements {
+                tensor.elements = Elements::Binary(window.read()?);
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes that reading the elements moves.
     fn bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| match &tensor.elements {
             Elements::Binary(bytes) => bytes.len(),
             Elements::Numbers(numbers) => size_of_val(&numbers[..]),
-            Elements::Floats(_) | Elements::Integers(_) | Elements::Files(_) => 0,
+            Elements::Shared(_) | Elements::Floats(_) | Elements::Integers(_) | Elements::Files(_) => 0,
         };
         self.0.iter().map(bytes).sum()
     }
@@ -203,7 +227,9 @@ impl Tensor {
                 bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
             }
             Elements::Binary(bytes) => return refuse(format!("has {} bytes, not a multiple of 8", bytes.len())),
-            Elements::Floats(_) | Elements::Files(_) => return refuse("must hold whole numbers".to_string()),
+            Elements::Shared(_) | Elements::Floats(_) | Elements::Files(_) => {
+                return refuse("must hold whole numbers".to_string());
+            }
         };
         if Some(values.len()) != n.checked_mul(2) {
             return refuse(format!("has {} elements, its shape is [{n}, 2]", values.len()));

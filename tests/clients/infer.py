@@ -6,27 +6,18 @@ The embeddings are `tilesight encode`'s of the same pictures. Both protocols mus
 it gives among the others, and FP16 and BF16 what FP32 rounds to.
 """
 
-import json
 import queue
-import struct
 import sys
 
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from embeddings import read_embeddings
 from tritonclient.utils import InferenceServerException
 
 http_address, grpc_address, expected_path, *paths = sys.argv[1:]
 MODEL = "tilesight"
 files = [open(path, "rb").read() for path in paths]
-
-
-def read_embeddings(path):
-    data = open(path, "rb").read()
-    head = struct.unpack("<Q", data[:8])[0]
-    tensor = json.loads(data[8 : 8 + head])["embeddings"]
-    begin, end = tensor["data_offsets"]
-    return np.frombuffer(data[8 + head + begin : 8 + head + end], np.float32).reshape(tensor["shape"])
 
 
 def round_to_bf16(values):

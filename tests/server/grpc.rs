@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -13,6 +13,11 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
+
+use self::inference::infer_parameter::ParameterChoice;
+use self::inference::model_infer_request::InferInputTensor;
+use self::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+use super::{expected, picture};
 
 /// The protocol's messages.
 #[allow(missing_docs, clippy::all)]
@@ -99,10 +104,16 @@ pub struct RawCall {
 
 impl RawClient {
     pub fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 65_535)
+    }
+
+    /// A client that lets so many bytes of each answer come until it says that it takes more.
+    pub fn with_window(address: SocketAddr, bytes: u32) -> Self {
         let runtime = Arc::new(Runtime::new().unwrap());
         let sender = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+            let client = h2::client::Builder::new().initial_window_size(bytes).handshake(stream);
+            let (sender, connection) = client.await.unwrap();
             tokio::spawn(async move { drop(connection.await) });
             sender
         });
@@ -156,6 +167,30 @@ pub struct RawAnswer {
 }
 
 impl RawAnswer {
+    /// Takes so many bytes a second for a while, or until there are no more; how many came.
+    pub fn take_slowly(&mut self, bytes_per_second: usize, time: Duration) -> usize {
+        const STEP: Duration = Duration::from_millis(50);
+        let body = &mut self.body;
+        self.runtime.block_on(async {
+            let (begin, mut taken) = (Instant::now(), 0);
+            let mut granted = 0;
+            while begin.elapsed() < time {
+                let data = tokio::time::timeout(STEP, body.data()).await;
+                match data {
+                    Ok(Some(Ok(data))) => taken += data.len(),
+                    Ok(_) => break,
+                    Err(_) => {}
+                }
+                let allowed = (begin.elapsed().as_secs_f64() * bytes_per_second as f64) as usize;
+                let more = allowed.min(taken).saturating_sub(granted);
+                if more > 0 && body.flow_control().release_capacity(more).is_ok() {
+                    granted += more;
+                }
+            }
+            taken
+        })
+    }
+
     /// Takes the rest; the code that ends it.
     pub fn code(mut self) -> Code {
         let trailers = self.runtime.block_on(read(&mut self.body));
@@ -186,4 +221,48 @@ async fn read(body: &mut RecvStream) -> Result<Option<HeaderMap>, h2::Error> {
 /// A message behind its length.
 pub fn framed(message: &[u8]) -> Vec<u8> {
     [&[0], &(message.len() as u32).to_be_bytes()[..], message].concat()
+}
+
+/// Values in memory.
+pub fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Likewise.
+pub fn integers(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A tensor that is elsewhere.
+pub fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {
+    InferInputTensor { name: name.into(), datatype: datatype.into(), shape: shape.to_vec(), ..<_>::default() }
+}
+
+/// A request with its tensors in memory.
+pub fn raw_request(inputs: Vec<(InferInputTensor, Vec<u8>)>) -> ModelInferRequest {
+    let (inputs, raw): (Vec<_>, Vec<_>) = inputs.into_iter().map(|(input, raw)| (input, Bytes::from(raw))).unzip();
+    ModelInferRequest { model_name: "tilesight".into(), inputs, raw_input_contents: raw, ..<_>::default() }
+}
+
+/// A request for these files.
+pub fn pictures(files: &[Vec<u8>]) -> ModelInferRequest {
+    let raw = files.iter().flat_map(|file| [&(file.len() as u32).to_le_bytes()[..], file].concat()).collect();
+    raw_request(vec![(input("image", "BYTES", &[files.len() as i64]), raw)])
+}
+
+/// A parameter that is text.
+pub fn text(value: &str) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::StringParam(value.into())) }
+}
+
+/// Asks for embeddings.
+pub fn infer(client: &Client, request: ModelInferRequest) -> Result<ModelInferResponse, Status> {
+    client.ask("ModelInfer", request)
+}
+
+/// The server still answers, and rightly.
+#[track_caller]
+pub fn assert_serves(client: &Client) {
+    let response = infer(client, pictures(&[picture("image0.png")])).unwrap();
+    assert!(response.raw_output_contents[0] == bytes_of(&expected(&["image0.png"])));
 }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::report::{Figures, Report};
+use super::report::Figures;
 use super::samples::spread;
 use crate::cli::table;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::plan::Spread;
 
@@ -45,11 +46,10 @@ impl Earlier {
     }
 
     /// Prints both, with this run's figures over the earlier ones'.
-    pub(super) fn print_beside(&self, report: &Report) {
-        let Some(figures) = report.figures() else { return };
+    pub(super) fn print_beside(&self, figures: &Figures, checksum: &Digest) {
         println!("\nbeside {} ({})", self.path.display(), self.title);
         let mut table = table(&["", "earlier", "now", "now / earlier", "range", ""]);
-        for now in metrics(&figures) {
+        for now in metrics(figures) {
             let Some(earlier) = self.metrics.iter().find(|metric| metric.name == now.name) else { continue };
             let comparison = Comparison::of(earlier, &now);
             table.add_row([
@@ -63,7 +63,7 @@ impl Earlier {
         }
         println!("{table}");
         match &self.checksum {
-            Some(checksum) if *checksum == report.measured().checksum.to_string() => {
+            Some(earlier) if *earlier == checksum.to_string() => {
                 println!("the embeddings are the same")
             }
             Some(_) => println!("the embeddings differ: another model, other inputs, or other numerics"),

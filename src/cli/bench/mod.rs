@@ -8,6 +8,8 @@ mod page;
 mod report;
 mod samples;
 mod scenario;
+#[cfg(feature = "serve")]
+mod serve;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -56,6 +58,8 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     Kernels(kernels::Arguments),
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
 }
 
 /// How the encoder is loaded.
@@ -112,6 +116,8 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.what {
         Some(What::Kernels(arguments)) => kernels::run(arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "serve")]
+        Some(What::Serve(arguments)) => serve::run(arguments),
         None => load(&arguments.load),
     }
 }
@@ -152,7 +158,9 @@ fn load(arguments: &Load) -> Result<ExitCode> {
         timed: !arguments.dry_run,
     });
     report.print();
-    earlier.iter().for_each(|earlier| earlier.print_beside(&report));
+    if let Some(figures) = report.figures() {
+        earlier.iter().for_each(|earlier| earlier.print_beside(&figures, &checksum));
+    }
     if let Some((path, file)) = json {
         serde_json::to_writer_pretty(file, &report.json()).map_err(|e| Error::io(path)(e.into()))?;
     }
@@ -211,7 +219,7 @@ fn drive(arguments: &Load, mut encoder: Encoder, inputs: &[Input]) -> Result<Loa
         }
         Scenario::Offline => (scenario::offline(&mut encoder, inputs, until, &bar)?, None),
         Scenario::Server => {
-            let loaded = serve(arguments, encoder, inputs, until, &bar);
+            let loaded = by_chance(arguments, encoder, inputs, until, &bar);
             bar.finish_and_clear();
             return loaded;
         }
@@ -224,7 +232,13 @@ fn drive(arguments: &Load, mut encoder: Encoder, inputs: &[Input]) -> Result<Loa
 /// Rates that are tried to find the highest within the bound.
 const TRIALS: usize = 6;
 
-fn serve(arguments: &Load, mut encoder: Encoder, inputs: &[Input], until: Until, bar: &ProgressBar) -> Result<Loaded> {
+fn by_chance(
+    arguments: &Load,
+    mut encoder: Encoder,
+    inputs: &[Input],
+    until: Until,
+    bar: &ProgressBar,
+) -> Result<Loaded> {
     let capacity = match (arguments.rate, until) {
         (Some(rate), _) => rate,
         (None, Until::Images(_)) => 1e6,

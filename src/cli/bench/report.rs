@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::environment::Environment;
-use super::samples::{Sample, Stage, Summary, median_latencies, rates};
+use super::samples::{Sample, Stage, Summary, median_latencies, rates, stages};
 use super::scenario::{BatchKind, Run, Scenario};
 use crate::cli::inputs::Input;
 use crate::cli::profile::StepKind;
@@ -58,6 +58,32 @@ pub(super) struct Figures {
     pub(super) p50_spread: Option<Spread>,
 }
 
+impl Figures {
+    /// Of a run of so many seconds; none where nothing was encoded.
+    pub(super) fn of(samples: &[Sample], seconds: f64) -> Option<Self> {
+        let latency = Summary::of(samples.iter().map(Sample::latency))?;
+        let total = |count: fn(&Sample) -> f64| samples.iter().map(count).sum::<f64>() / seconds;
+        Some(Self {
+            images_per_second: total(|sample| sample.images as f64),
+            tiles_per_second: total(|sample| sample.tiles as f64),
+            flops_per_second: total(|sample| sample.flops as f64),
+            latency,
+            images_spread: rates(samples, |sample| sample.images),
+            tiles_spread: rates(samples, |sample| sample.tiles),
+            p50_spread: median_latencies(samples),
+        })
+    }
+
+    /// As reports have them.
+    pub(super) fn spreads(&self) -> Value {
+        json!({
+            "images_per_second": self.images_spread,
+            "tiles_per_second": self.tiles_spread,
+            "p50": self.p50_spread,
+        })
+    }
+}
+
 impl Report {
     pub(super) fn of(
         encoder: &Encoder,
@@ -97,26 +123,12 @@ impl Report {
     /// None where nothing was timed.
     pub(super) fn figures(&self) -> Option<Figures> {
         let Measured { run, timed: true, .. } = self.measured() else { return None };
-        let latency = Summary::of(run.samples.iter().map(Sample::latency))?;
-        let total = |count: fn(&Sample) -> f64| run.samples.iter().map(count).sum::<f64>() / run.seconds;
-        Some(Figures {
-            images_per_second: total(|sample| sample.images as f64),
-            tiles_per_second: total(|sample| sample.tiles as f64),
-            flops_per_second: total(|sample| sample.flops as f64),
-            latency,
-            images_spread: rates(&run.samples, |sample| sample.images),
-            tiles_spread: rates(&run.samples, |sample| sample.tiles),
-            p50_spread: median_latencies(&run.samples),
-        })
+        Figures::of(&run.samples, run.seconds)
     }
 
     /// The stages that took any time, in the order of the way.
     pub(super) fn stages(&self) -> Vec<(Stage, Summary)> {
-        let summary = |stage: Stage| {
-            let times = self.samples().iter().map(|sample| sample.stages.of(stage));
-            Some((stage, Summary::of(times).filter(|all| all.max > 0.0)?))
-        };
-        Stage::ALL.into_iter().filter_map(summary).collect()
+        stages(self.samples())
     }
 
     /// How often each kind of batch was computed, the largest first.
@@ -165,11 +177,7 @@ impl Report {
             "p90": figures.map(|f| f.latency.p90),
             "p99": figures.map(|f| f.latency.p99),
             "latency": figures.map(|f| f.latency),
-            "spread": {
-                "images_per_second": figures.and_then(|f| f.images_spread),
-                "tiles_per_second": figures.and_then(|f| f.tiles_spread),
-                "p50": figures.and_then(|f| f.p50_spread),
-            },
+            "spread": figures.as_ref().map(Figures::spreads),
             "stages": stages,
             "batches": self.batches().into_iter().map(batch).collect::<Vec<_>>(),
             "peak": self.peak,
@@ -211,9 +219,7 @@ impl Report {
         let all = std::iter::once(("latency", figures.latency));
         let stages = self.stages();
         for (name, summary) in all.chain(stages.iter().map(|(stage, summary)| (stage.name(), *summary))) {
-            let Summary { mean, p50, p90, p95, p99, max, .. } = summary;
-            let values = [mean, p50, p90, p95, p99, max].map(|seconds| format!("{:.2}", seconds * 1e3));
-            times.add_row(std::iter::once(name.to_string()).chain(values));
+            times.add_row(std::iter::once(name.to_string()).chain(summary.milliseconds()));
         }
         println!("{times}\n");
         let range = |spread: Option<Spread>| {

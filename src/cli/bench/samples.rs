@@ -107,6 +107,21 @@ impl Summary {
         let mean = values.iter().sum::<f64>() / count as f64;
         Some(Self { mean, p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), max, count })
     }
+
+    /// Mean to maximum, for people.
+    pub(super) fn milliseconds(&self) -> [String; 6] {
+        let Self { mean, p50, p90, p95, p99, max, .. } = *self;
+        [mean, p50, p90, p95, p99, max].map(|seconds| format!("{:.2}", seconds * 1e3))
+    }
+}
+
+/// The stages that took any time, in the order of the way.
+pub(super) fn stages(samples: &[Sample]) -> Vec<(Stage, Summary)> {
+    let summary = |stage: Stage| {
+        let times = samples.iter().map(|sample| sample.stages.of(stage));
+        Some((stage, Summary::of(times).filter(|all| all.max > 0.0)?))
+    };
+    Stage::ALL.into_iter().filter_map(summary).collect()
 }
 
 /// The least of sorted values that this share of them does not exceed: one that was measured, never one between two.

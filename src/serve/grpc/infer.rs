@@ -8,13 +8,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 
-use super::super::body::{at_length, in_time};
+use super::super::body::{Pieces, at_length, in_time};
 use super::super::log::Told;
 use super::super::refused::Refused;
 use super::super::service::Service;
 use super::message::Asked;
 use super::received::Received;
-use super::sent::Answer;
 use super::{CONTENT_TYPE, refused, success};
 
 pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request) -> Response {
@@ -30,17 +29,18 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<R
     let mut received = Received::new(body, service.options.max_body_bytes);
     let message = in_time(visit.deadline, received.only(&place)).await?;
     visit.received();
-    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
-    visit.unless_known(headers, form.dtype());
+    let hold = |bytes| Ok(place.hold(bytes)?);
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, &service.regions, hold))?;
+    visit.unless_known(headers, form.wanted.dtype());
+    visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed(Some(&place)))?;
-    let mut response = Response::new(Body::new(Answer { pieces, trailers: Some(success()) }));
+    let pieces = at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.framed())?;
+    let mut response = Response::new(Body::new(Pieces::new(pieces, &place).with_trailers(success())));
+    let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
-        headers.insert("server-timing", timing);
-    }
+    headers.extend(made);
     Ok(response)
 }

@@ -72,6 +72,7 @@ mod tests {
     use super::super::inference::{InferParameter, InferTensorContents, ModelInferRequest};
     use super::super::message::Asked;
     use super::*;
+    use crate::serve::shared_memory::Regions;
 
     fn parameters_memory(parameters: &HashMap<String, InferParameter>) -> usize {
         let heap = |(key, value): (&String, &InferParameter)| {
@@ -188,7 +189,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_request_or_refused(bytes in vec(any::<u8>(), 0..200)) {
-            let _ = Asked::read(bytes.into(), |_| Ok(()));
+            let _ = Asked::read(bytes.into(), &Regions::new(0), |_| Ok(()));
         }
     }
 

@@ -1,14 +1,16 @@
 //! A request's message and its answer's.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use prost::Message;
 
-use super::super::outputs::Wanted;
+use super::super::outputs::{Wanted, Way};
 use super::super::protocol::{MODEL, VERSION, require_model, require_version};
 use super::super::refused::Refused;
 use super::super::service::Answer;
+use super::super::shared_memory::{Regions, Window};
 use super::super::tensors::{Elements, Tensor, Tensors};
 use super::inference::infer_parameter::ParameterChoice;
 use super::inference::model_infer_request::InferInputTensor;
@@ -17,10 +19,14 @@ use super::inference::{InferParameter, InferTensorContents, ModelInferRequest, M
 use super::memory;
 use super::sent::Pieces;
 use crate::batch::Place;
-use crate::dtype::Dtype;
 
 /// The field of an answer that holds tensors in memory.
 const RAW_OUTPUT_CONTENTS: u32 = 6;
+
+/// The parameters that name a part of a region.
+const REGION: &str = "shared_memory_region";
+const OFFSET: &str = "shared_memory_offset";
+const BYTE_SIZE: &str = "shared_memory_byte_size";
 
 /// What a message asks for.
 pub(in crate::serve) struct Asked {
@@ -31,22 +37,23 @@ pub(in crate::serve) struct Asked {
 /// The form of its answer.
 pub(super) struct Form {
     id: String,
-    wanted: Wanted,
+    pub(super) wanted: Arc<Wanted>,
 }
 
 impl Asked {
     /// Reads a message. What that takes in memory is held before.
     pub(in crate::serve) fn read(
         message: Bytes,
+        regions: &Regions,
         hold: impl FnOnce(u64) -> Result<(), Refused>,
     ) -> Result<Self, Refused> {
         let malformed = |e| Refused::malformed(format!("the message is not a ModelInferRequest: {e}"));
         hold(memory::of_request(&message).map_err(malformed)?)?;
         let request = ModelInferRequest::decode(message).map_err(malformed)?;
-        Self::of(request)
+        Self::of(request, regions)
     }
 
-    fn of(request: ModelInferRequest) -> Result<Self, Refused> {
+    fn of(request: ModelInferRequest, regions: &Regions) -> Result<Self, Refused> {
         require_model(&request.model_name)?;
         require_version(&request.model_version)?;
         let mut dtype = string(&request.parameters, "dtype")?;
@@ -54,33 +61,41 @@ impl Asked {
             dtype = string(&output.parameters, "dtype")?.or(dtype);
         }
         let outputs = Some(&request.outputs).filter(|outputs| !outputs.is_empty());
-        let named = outputs.map(|outputs| outputs.iter().map(|output| (&output.name[..], true)));
-        let wanted = Wanted::new(named, true, dtype)?;
-        let tensors = tensors(request.inputs, request.raw_input_contents)?;
+        let named = outputs.map(|outputs| {
+            outputs.iter().map(|output| {
+                let window = window(&output.name, &output.parameters, regions)?;
+                Ok((&output.name[..], window.map_or(Way::Binary, Way::Shared)))
+            })
+        });
+        let wanted = Wanted::new(named, &Way::Binary, dtype)?.into();
+        let tensors = tensors(request.inputs, request.raw_input_contents, regions)?;
         Ok(Self { tensors, form: Form { id: request.id, wanted } })
     }
 }
 
 impl Form {
-    /// The element type of the embeddings.
-    pub(super) fn dtype(&self) -> Dtype {
-        self.wanted.dtype()
-    }
-
     /// The message of an answer.
     pub(super) fn message(self, answer: &Answer, place: &Place) -> Result<Pieces, Refused> {
         let (mut outputs, mut raw) = (Vec::new(), Vec::new());
-        for (tensor, _) in self.wanted.of(answer) {
+        for (tensor, way) in self.wanted.of(answer) {
+            let mut bytes = self.wanted.bytes(tensor.values, place)?;
+            let mut parameters = HashMap::new();
+            if let Way::Shared(window) = way {
+                window.write(tensor.name, &bytes)?;
+                parameters = written(window, bytes.len());
+                // Triton's clients find an output's bytes by its place among all outputs.
+                bytes = Bytes::new();
+            }
             outputs.push(InferOutputTensor {
                 name: tensor.name.into(),
                 datatype: tensor.datatype.into(),
                 shape: tensor.shape.iter().map(|size| *size as i64).collect(),
+                parameters,
                 ..<_>::default()
             });
-            raw.push(self.wanted.bytes(tensor.values, place)?);
+            raw.push(bytes);
         }
-        let content_hash = ParameterChoice::StringParam(answer.content_hash().to_string());
-        let content_hash = InferParameter { parameter_choice: Some(content_hash) };
+        let content_hash = parameter(ParameterChoice::StringParam(answer.content_hash().to_string()));
         let head = ModelInferResponse {
             model_name: MODEL.into(),
             model_version: VERSION.into(),
@@ -97,6 +112,41 @@ impl Form {
     }
 }
 
+fn parameter(choice: ParameterChoice) -> InferParameter {
+    InferParameter { parameter_choice: Some(choice) }
+}
+
+/// Where an output's bytes were put.
+fn written(window: &Window, byte_size: usize) -> HashMap<String, InferParameter> {
+    HashMap::from([
+        (REGION.into(), parameter(ParameterChoice::StringParam(window.name().into()))),
+        (OFFSET.into(), parameter(ParameterChoice::Int64Param(window.offset as i64))),
+        (BYTE_SIZE.into(), parameter(ParameterChoice::Int64Param(byte_size as i64))),
+    ])
+}
+
+/// The shared memory that a tensor is in, or goes to.
+fn window(
+    tensor: &str,
+    parameters: &HashMap<String, InferParameter>,
+    regions: &Regions,
+) -> Result<Option<Window>, Refused> {
+    let number = |name| number(parameters, name);
+    regions.window_of(tensor, string(parameters, REGION)?, number(OFFSET)?, number(BYTE_SIZE)?)
+}
+
+/// A parameter that is a number and not negative.
+fn number(parameters: &HashMap<String, InferParameter>, name: &str) -> Result<Option<u64>, Refused> {
+    let number = match parameters.get(name).map(|parameter| &parameter.parameter_choice) {
+        None => return Ok(None),
+        Some(Some(ParameterChoice::Int64Param(number))) => u64::try_from(*number).ok(),
+        Some(Some(ParameterChoice::Uint64Param(number))) => Some(*number),
+        Some(_) => None,
+    };
+    let refuse = || Refused::malformed(format!("the parameter {name} must be an int64_param that is not negative"));
+    number.map(Some).ok_or_else(refuse)
+}
+
 /// A parameter that is text.
 fn string<'a>(parameters: &'a HashMap<String, InferParameter>, name: &str) -> Result<Option<&'a str>, Refused> {
     match parameters.get(name).map(|parameter| &parameter.parameter_choice) {
@@ -106,23 +156,32 @@ fn string<'a>(parameters: &'a HashMap<String, InferParameter>, name: &str) -> Re
     }
 }
 
-/// The tensors of a request: all of them are in `raw`, or none.
-fn tensors(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Tensors, Refused> {
-    if !raw.is_empty() && raw.len() != inputs.len() {
-        let (found, expected) = (raw.len(), inputs.len());
+/// The tensors of a request: those that are not in shared memory are all in `raw`, or none of them is.
+fn tensors(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>, regions: &Regions) -> Result<Tensors, Refused> {
+    let windows = inputs.iter().map(|input| window(&input.name, &input.parameters, regions));
+    let windows = windows.collect::<Result<Vec<_>, _>>()?;
+    let expected = windows.iter().filter(|window| window.is_none()).count();
+    if !raw.is_empty() && raw.len() != expected {
+        let found = raw.len();
         return Err(Refused::malformed(format!("raw_input_contents must hold {expected} inputs, found {found}")));
     }
     let mut raw = raw.into_iter();
     let mut tensors = Tensors::default();
-    for InferInputTensor { name, datatype, shape, contents, .. } in inputs {
+    for (InferInputTensor { name, datatype, shape, contents, .. }, window) in inputs.into_iter().zip(windows) {
         let shape = shape.iter().map(|size| usize::try_from(*size)).collect::<Result<_, _>>();
         let shape = shape.map_err(|_| Refused::malformed(format!("{name} has a negative size")))?;
-        let elements = match (raw.next(), contents) {
-            (Some(bytes), None) => Elements::Binary(bytes),
+        let elements = match (window, contents) {
+            (Some(window), None) => Elements::Shared(window),
             (Some(_), Some(_)) => {
-                return Err(Refused::malformed(format!("{name} has either contents or raw_input_contents")));
+                return Err(Refused::malformed(format!("{name} has either contents or shared_memory_region")));
             }
-            (None, contents) => typed(&name, &datatype, contents.unwrap_or_default())?,
+            (None, contents) => match (raw.next(), contents) {
+                (Some(bytes), None) => Elements::Binary(bytes),
+                (Some(_), Some(_)) => {
+                    return Err(Refused::malformed(format!("{name} has either contents or raw_input_contents")));
+                }
+                (None, contents) => typed(&name, &datatype, contents.unwrap_or_default())?,
+            },
         };
         tensors.add(Tensor { name, shape, datatype, elements })?;
     }

@@ -21,7 +21,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use prost::Message;
@@ -30,6 +30,7 @@ use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
 use super::log::{self, Told};
+use super::protocol::MAX_QUESTION;
 use super::refused::Refused;
 use super::service::Service;
 
@@ -49,12 +50,16 @@ const HEALTH: &str = "grpc.health.v1.Health";
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Bytes of a question at most: names and versions.
-const MAX_QUESTION: usize = 64 << 10;
-
 /// All methods.
 pub(super) fn router(service: Arc<Service>) -> Router {
     let method = |name: &str| format!("/{SERVICE}/{name}");
+    let mut shared_memory = Router::new();
+    if service.regions.is_on() {
+        shared_memory = shared_memory
+            .route(&method("SystemSharedMemoryStatus"), question(questions::regions))
+            .route(&method("SystemSharedMemoryRegister"), question(questions::register_region))
+            .route(&method("SystemSharedMemoryUnregister"), question(questions::unregister_region));
+    }
     Router::new()
         .route(&method("ServerLive"), question(questions::server_live))
         .route(&method("ServerReady"), question(questions::server_ready))
@@ -67,12 +72,13 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route(&method("ModelInfer"), post(infer::infer))
         .route(&method("ModelStreamInfer"), post(stream::infer))
         .route(&format!("/{HEALTH}/Check"), question(questions::health))
+        .merge(shared_memory)
         .fallback(async |request: Request| {
             let what = format!("method {}", request.uri().path());
             refused(&Refused::Unimplemented { what })
         })
         .layer(from_fn(require_grpc))
-        .layer(from_fn(log::requests))
+        .layer(from_fn_with_state(service.clone(), log::requests))
         .with_state(service)
 }
 

@@ -1,12 +1,16 @@
-//! What can be asked about the server and its model.
+//! What can be asked about the server, its model, and memory that is shared with it.
 
-use super::super::protocol::{self, EXTENSIONS, MODEL, VERSION, require_model, require_version};
+use std::sync::Arc;
+
+use super::super::protocol::{self, MODEL, VERSION, require_model, require_version};
 use super::super::refused::Refused;
 use super::super::service::Service;
+use super::super::shared_memory::Region;
 use super::SERVICE;
 use super::health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use super::inference::model_metadata_response::TensorMetadata;
 use super::inference::repository_index_response::ModelIndex;
+use super::inference::system_shared_memory_status_response::RegionStatus;
 use super::inference::*;
 use crate::batch::Phase;
 
@@ -37,11 +41,11 @@ pub(super) fn health(service: &Service, asked: HealthCheckRequest) -> Result<Hea
     Ok(HealthCheckResponse { status: status.into() })
 }
 
-pub(super) fn server_metadata(_: &Service, _: ServerMetadataRequest) -> Result<ServerMetadataResponse, Refused> {
+pub(super) fn server_metadata(service: &Service, _: ServerMetadataRequest) -> Result<ServerMetadataResponse, Refused> {
     Ok(ServerMetadataResponse {
         name: MODEL.into(),
         version: env!("CARGO_PKG_VERSION").into(),
-        extensions: EXTENSIONS.map(String::from).into(),
+        extensions: protocol::extensions(service).map(String::from).collect(),
     })
 }
 
@@ -104,4 +108,34 @@ pub(super) fn model_statistics(
     }
     require_version(&asked.version)?;
     Ok(service.metrics.statistics.read())
+}
+
+/// The region of a name, or all of them where there is none.
+pub(super) fn regions(
+    service: &Service,
+    asked: SystemSharedMemoryStatusRequest,
+) -> Result<SystemSharedMemoryStatusResponse, Refused> {
+    let regions = service.regions.status(Some(&asked.name[..]).filter(|name| !name.is_empty()))?;
+    let status = |region: &Arc<Region>| {
+        let Region { name, key, offset, byte_size, .. } = &**region;
+        let status = RegionStatus { name: name.clone(), key: key.clone(), offset: *offset, byte_size: *byte_size };
+        (name.clone(), status)
+    };
+    Ok(SystemSharedMemoryStatusResponse { regions: regions.iter().map(status).collect() })
+}
+
+pub(super) fn register_region(
+    service: &Service,
+    asked: SystemSharedMemoryRegisterRequest,
+) -> Result<SystemSharedMemoryRegisterResponse, Refused> {
+    service.regions.register(&asked.name, &asked.key, asked.offset, asked.byte_size)?;
+    Ok(SystemSharedMemoryRegisterResponse {})
+}
+
+pub(super) fn unregister_region(
+    service: &Service,
+    asked: SystemSharedMemoryUnregisterRequest,
+) -> Result<SystemSharedMemoryUnregisterResponse, Refused> {
+    service.regions.unregister(Some(&asked.name[..]).filter(|name| !name.is_empty()));
+    Ok(SystemSharedMemoryUnregisterResponse {})
 }

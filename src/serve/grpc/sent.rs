@@ -1,19 +1,12 @@
 //! Messages as they are sent: in pieces, the large ones from where they were computed.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Bytes, HttpBody};
-use axum::http::HeaderMap;
-use http_body::Frame;
+use axum::body::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::super::body::keep;
 use super::super::refused::Refused;
-use crate::batch::Place;
 
 /// A piece of fewer bytes is copied to those beside it, for a frame of its own would cost more.
 const LARGE: usize = 4096;
@@ -52,12 +45,11 @@ impl Pieces {
         self
     }
 
-    /// The message behind its length, ready to be sent. The request's place is kept until the last piece has left, or the
-    /// client has.
+    /// The message behind its length, ready to be sent.
     ///
     /// # Errors
     /// [`Refused::Malformed`] where the length does not fit into its four bytes.
-    pub(super) fn framed(mut self, place: Option<&Arc<Place>>) -> Result<VecDeque<Bytes>, Refused> {
+    pub(super) fn framed(mut self) -> Result<VecDeque<Bytes>, Refused> {
         let len = self.len();
         let too_long =
             |_| Refused::malformed(format!("{len} bytes of answer are no gRPC message: ask for less at once"));
@@ -67,11 +59,7 @@ impl Pieces {
         self.prepend(head);
         self.pieces.push_back(self.small.into());
         self.pieces.retain(|piece| !piece.is_empty());
-        let kept = |piece| match place {
-            Some(place) => keep(piece, place.clone()),
-            None => piece,
-        };
-        Ok(self.pieces.into_iter().map(kept).collect())
+        Ok(self.pieces)
     }
 
     /// The first piece holds names and shapes: copying it to what comes before costs nothing, and saves a frame.
@@ -90,21 +78,5 @@ impl Pieces {
 
     fn len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
-    }
-}
-
-/// An answer of one message, and the status behind it.
-pub(super) struct Answer {
-    pub(super) pieces: VecDeque<Bytes>,
-    pub(super) trailers: Option<HeaderMap>,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let piece = self.pieces.pop_front().map(Frame::data);
-        Poll::Ready(piece.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
     }
 }

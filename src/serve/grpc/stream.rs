@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use super::super::body::{at_length, in_time};
+use super::super::body::{at_length, in_time, keep};
+use super::super::log::{Record, Told};
 use super::super::refused::Refused;
 use super::super::service::{Service, Visit};
 use super::inference::ModelStreamInferResponse;
@@ -29,7 +31,7 @@ const INFER_RESPONSE: u32 = 2;
 pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let received = Received::new(body, service.options.max_body_bytes);
-    let stream = Stream { service, headers: head.headers, received, pieces: VecDeque::new(), is_over: false };
+    let stream = Stream { service, head, received, pieces: VecDeque::new(), is_over: false };
     // It is asked for its next frame only when the connection has room for one.
     let frames = stream::unfold(stream, async |mut stream| {
         let frame = stream.next().await?;
@@ -42,7 +44,8 @@ pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request)
 
 struct Stream {
     service: Arc<Service>,
-    headers: HeaderMap,
+    /// What the stream began with: as good as the head of each request on it.
+    head: Parts,
     received: Received,
     /// What is left to send of the last answer.
     pieces: VecDeque<Bytes>,
@@ -77,39 +80,47 @@ impl Stream {
         let idle = Instant::now() + service.options.connections.idle_timeout;
         let Some(len) = in_time(idle, self.received.next_len()).await? else { return Ok(None) };
         // The stream may be as old as it likes: a request's time begins here.
-        let admitted = service.admit(&self.headers).and_then(|visit| {
+        let record = Record::open(&service, &self.head);
+        let admitted = service.admit(&self.head.headers).and_then(|visit| {
             visit.place.hold(len as u64)?;
             Ok(visit)
         });
         let result = match admitted {
             Ok(visit) => {
                 let message = in_time(visit.deadline, self.received.message(len)).await?;
-                respond(visit, message).await
+                respond(&service, visit, message).await
             }
             Err(refused) => {
                 in_time(Instant::now() + service.options.timeout, self.received.skip(len)).await?;
                 Err(refused)
             }
         };
-        service.metrics.count_response(result.as_ref().map_or_else(Refused::status, |_| StatusCode::OK));
-        result.or_else(|refused| refusal(&refused)).map(Some)
+        let status = result.as_ref().map_or_else(Refused::status, |_| StatusCode::OK);
+        service.metrics.count_response(status);
+        let told = result.as_ref().map_or_else(Told::refused, |(told, _)| told.clone());
+        let result = result.map(|(_, pieces)| pieces).or_else(|refused| refusal(&refused));
+        let bytes = result.iter().flatten().map(|piece| piece.len() as u64).sum();
+        record.close(&service, status.as_u16(), Some(bytes), Some(&told));
+        result.map(Some)
     }
 }
 
-async fn respond(mut visit: Visit<'_>, message: Bytes) -> Result<VecDeque<Bytes>, Refused> {
+async fn respond(service: &Service, mut visit: Visit<'_>, message: Bytes) -> Result<(Told, VecDeque<Bytes>), Refused> {
     visit.received();
     let place = visit.place.clone();
-    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, |bytes| Ok(place.hold(bytes)?)))?;
+    let hold = |bytes| Ok(place.hold(bytes)?);
+    let Asked { tensors, form } = at_length(message.len(), || Asked::read(message, &service.regions, hold))?;
+    visit.for_outputs(form.wanted.clone());
     let mut answer = tensors.encode(visit).await?;
     let begin = Instant::now();
-    let pieces = at_length(size_of_val(&answer.reply[..]), || {
-        form.message(&answer, &place)?.within(INFER_RESPONSE).framed(Some(&place))
-    })?;
+    let pieces =
+        at_length(size_of_val(&answer.reply[..]), || form.message(&answer, &place)?.within(INFER_RESPONSE).framed())?;
+    let pieces = pieces.into_iter().map(|piece| keep(piece, place.clone())).collect();
     answer.is_made(begin.elapsed());
-    Ok(pieces)
+    Ok((Told::of(&answer), pieces))
 }
 
 fn refusal(refused: &Refused) -> Result<VecDeque<Bytes>, Refused> {
     let error_message = refused.grpc_status().message().to_string();
-    Pieces::of(&ModelStreamInferResponse { error_message, infer_response: None }).framed(None)
+    Pieces::of(&ModelStreamInferResponse { error_message, infer_response: None }).framed()
 }

@@ -9,27 +9,43 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
 use super::HEADER_LEN;
-use super::wire::{self, BinarySize, Parameters, Request};
+use super::wire::{self, Elsewhere, Request, TensorParameters};
 use crate::batch::Place;
 use crate::serve::body::Pieces;
 use crate::serve::log::Told;
-use crate::serve::outputs::{OutputTensor, Values, Wanted};
+use crate::serve::outputs::{OutputTensor, Values, Wanted, Way};
 use crate::serve::protocol::{MODEL, VERSION};
 use crate::serve::refused::Refused;
 use crate::serve::service::Answer;
+use crate::serve::shared_memory::{Regions, Window};
 
 /// Bytes of JSON text that an f32 takes at most, its comma included: `-1.17549435e-38,`.
 const JSON_FLOAT_BYTES: u64 = 16;
 
 /// What a request asks for.
-pub(super) fn wanted(request: &Request) -> Result<Wanted, Refused> {
-    let Parameters { binary_data_output: binary, dtype, .. } = &request.parameters;
+pub(super) fn wanted(request: &Request, regions: &Regions) -> Result<Wanted, Refused> {
+    let binary = request.parameters.binary_data_output;
+    let way = |binary| if binary { Way::Binary } else { Way::Json };
     let outputs = request.outputs.as_ref();
     let named = outputs.map(|outputs| {
-        outputs.iter().map(|output| (&output.name[..], output.parameters.binary_data.unwrap_or(*binary)))
+        outputs.iter().map(|output| {
+            let window = window(&output.name, &output.parameters, regions)?;
+            let way = window.map_or_else(|| way(output.parameters.binary_data.unwrap_or(binary)), Way::Shared);
+            Ok((&output.name[..], way))
+        })
     });
     let own_dtype = outputs.into_iter().flatten().filter_map(|output| output.parameters.dtype.as_deref()).next_back();
-    Wanted::new(named, *binary, own_dtype.or(dtype.as_deref()))
+    Wanted::new(named, &way(binary), own_dtype.or(request.parameters.dtype.as_deref()))
+}
+
+/// The shared memory that a tensor is in, or goes to.
+pub(super) fn window(
+    tensor: &str,
+    parameters: &TensorParameters,
+    regions: &Regions,
+) -> Result<Option<Window>, Refused> {
+    let TensorParameters { shared_memory_region, shared_memory_offset, shared_memory_byte_size, .. } = parameters;
+    regions.window_of(tensor, shared_memory_region.as_deref(), *shared_memory_offset, *shared_memory_byte_size)
 }
 
 /// The response to a request of this id.
@@ -37,22 +53,35 @@ pub(super) fn respond(
     id: Option<&str>,
     wanted: &Wanted,
     mut answer: Answer,
-    place: Arc<Place>,
+    place: &Arc<Place>,
 ) -> Result<Response, Refused> {
     let begin = Instant::now();
     let mut pieces = VecDeque::from([Bytes::new()]);
     let mut outputs = Vec::new();
-    for (OutputTensor { name, datatype, shape, values }, binary) in wanted.of(&answer) {
-        let (parameters, data) = if binary {
-            let piece = wanted.bytes(values, &place)?;
-            let size = piece.len();
-            pieces.push_back(piece);
-            (Some(BinarySize { binary_data_size: size }), None)
-        } else {
-            if let Values::Floats(values) = values {
-                place.hold(JSON_FLOAT_BYTES.saturating_mul(values.len() as u64))?;
+    for (OutputTensor { name, datatype, shape, values }, way) in wanted.of(&answer) {
+        let (parameters, data) = match way {
+            Way::Json => {
+                if let Values::Floats(values) = values {
+                    place.hold(JSON_FLOAT_BYTES.saturating_mul(values.len() as u64))?;
+                }
+                (None, Some(values))
             }
-            (None, Some(values))
+            Way::Binary => {
+                let piece = wanted.bytes(values, place)?;
+                let binary_data_size = piece.len();
+                pieces.push_back(piece);
+                (Some(Elsewhere::Behind { binary_data_size }), None)
+            }
+            Way::Shared(window) => {
+                let bytes = wanted.bytes(values, place)?;
+                window.write(name, &bytes)?;
+                let parameters = Elsewhere::Shared {
+                    shared_memory_region: window.name(),
+                    shared_memory_offset: window.offset,
+                    shared_memory_byte_size: bytes.len(),
+                };
+                (Some(parameters), None)
+            }
         };
         outputs.push(wire::Output { name, datatype, shape, parameters, data });
     }
@@ -67,7 +96,8 @@ pub(super) fn respond(
     let json_len = json.len();
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
-    let mut response = Response::new(Body::new(Pieces { pieces, place }));
+    let mut response = Response::new(Body::new(Pieces::new(pieces, place)));
+    let made = answer.is_made(begin.elapsed());
     response.extensions_mut().insert(Told::of(&answer));
     let headers = response.headers_mut();
     let content_type = if is_binary { "application/octet-stream" } else { "application/json" };
@@ -78,8 +108,6 @@ pub(super) fn respond(
     if let Ok(etag) = answer.etag(wanted.dtype()).try_into() {
         headers.insert(header::ETAG, etag);
     }
-    if let Ok(timing) = answer.is_made(begin.elapsed()).try_into() {
-        headers.insert("server-timing", timing);
-    }
+    headers.extend(made);
     Ok(response)
 }

@@ -18,6 +18,7 @@ use super::outputs::Wanted;
 use super::protocol::require_model;
 use super::refused::Refused;
 use super::service::Service;
+use super::shared_memory::Regions;
 use super::tensors::{Elements, Tensor, Tensors};
 
 /// Where the JSON ends and the tensors begin.
@@ -25,7 +26,7 @@ const HEADER_LEN: HeaderName = HeaderName::from_static("inference-header-content
 
 /// What JSON takes in memory at most, for each byte of its text: `{"name":""},` is an output that is asked for, and lists
 /// double while they grow.
-const JSON_GROWTH: u64 = 12;
+const JSON_GROWTH: u64 = 22;
 const _: () = assert!(2 * size_of::<wire::WantedOutput>() as u64 <= 12 * JSON_GROWTH);
 
 pub(super) async fn infer(
@@ -52,18 +53,20 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Res
     visit.received();
     let place = visit.place.clone();
     // Bodies and answers can be a hundred megabytes: other requests of this thread do not wait for them.
-    let asked =
-        at_length(body.len(), || Asked::read(head.headers.get(HEADER_LEN), body, |bytes| Ok(place.hold(bytes)?)))?;
+    let json_len = head.headers.get(HEADER_LEN);
+    let hold = |bytes| Ok(place.hold(bytes)?);
+    let asked = at_length(body.len(), || Asked::read(json_len, body, &service.regions, hold))?;
     visit.unless_known(&head.headers, asked.wanted.dtype());
+    visit.for_outputs(asked.wanted.clone());
     let answer = asked.tensors.encode(visit).await?;
     let bytes = size_of_val(&answer.reply[..]);
-    at_length(bytes, || answer::respond(asked.id.as_deref(), &asked.wanted, answer, place))
+    at_length(bytes, || answer::respond(asked.id.as_deref(), &asked.wanted, answer, &place))
 }
 
 /// What a body asks for.
 pub(super) struct Asked {
     id: Option<String>,
-    wanted: Wanted,
+    wanted: Arc<Wanted>,
     pub(super) tensors: Tensors,
 }
 
@@ -72,14 +75,15 @@ impl Asked {
     pub(super) fn read(
         json_len: Option<&HeaderValue>,
         body: Bytes,
+        regions: &Regions,
         hold: impl FnOnce(u64) -> Result<(), Refused>,
     ) -> Result<Self, Refused> {
         let (json, binary) = split(json_len, body)?;
         hold(JSON_GROWTH.saturating_mul(json.len() as u64))?;
         let request: wire::Request = serde_json::from_slice(&json)
             .map_err(|e| Refused::malformed(format!("the request is not the protocol's: {e}")))?;
-        let wanted = answer::wanted(&request)?;
-        Ok(Self { id: request.id, wanted, tensors: tensors(request.inputs, binary)? })
+        let wanted = answer::wanted(&request, regions)?.into();
+        Ok(Self { id: request.id, wanted, tensors: tensors(request.inputs, binary, regions)? })
     }
 }
 
@@ -93,17 +97,22 @@ fn split(json_len: Option<&HeaderValue>, mut body: Bytes) -> Result<(Bytes, Byte
 }
 
 /// The tensors of a request; `binary` is what stands behind its JSON.
-fn tensors(inputs: Vec<wire::Input>, mut binary: Bytes) -> Result<Tensors, Refused> {
+fn tensors(inputs: Vec<wire::Input>, mut binary: Bytes, regions: &Regions) -> Result<Tensors, Refused> {
     let mut tensors = Tensors::default();
     for wire::Input { name, shape, datatype, parameters, data } in inputs {
-        let elements = match (parameters.binary_data_size, data) {
-            (Some(size), None) if size <= binary.len() => Elements::Binary(binary.split_to(size)),
-            (Some(size), None) => {
+        let window = answer::window(&name, &parameters, regions)?;
+        let elements = match (parameters.binary_data_size, data, window) {
+            (Some(size), None, None) if size <= binary.len() => Elements::Binary(binary.split_to(size)),
+            (Some(size), None, None) => {
                 let found = binary.len();
                 return Err(Refused::malformed(format!("{name} must have {size} bytes of binary data, found {found}")));
             }
-            (None, Some(numbers)) => Elements::Numbers(numbers.0),
-            _ => return Err(Refused::malformed(format!("{name} has either data or binary_data_size"))),
+            (None, Some(numbers), None) => Elements::Numbers(numbers.0),
+            (None, None, Some(window)) => Elements::Shared(window),
+            _ => {
+                let reason = format!("{name} has one of data, binary_data_size and shared_memory_region");
+                return Err(Refused::malformed(reason));
+            }
         };
         tensors.add(Tensor { name, shape, datatype, elements })?;
     }

@@ -17,24 +17,33 @@ pub(super) struct Request {
     pub(super) outputs: Option<Vec<WantedOutput>>,
 }
 
-/// Parameters that mean something here; the protocol lets a client send others.
+/// Parameters of a request that mean something here; the protocol lets a client send others.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Parameters {
     #[serde(default)]
     pub(super) binary_data_output: bool,
-    pub(super) binary_data: Option<bool>,
-    pub(super) binary_data_size: Option<usize>,
     pub(super) dtype: Option<String>,
 }
 
-/// A tensor: its elements are here, or behind the JSON.
+/// Likewise those of a tensor.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct TensorParameters {
+    pub(super) binary_data: Option<bool>,
+    pub(super) binary_data_size: Option<usize>,
+    pub(super) dtype: Option<String>,
+    pub(super) shared_memory_region: Option<String>,
+    pub(super) shared_memory_offset: Option<u64>,
+    pub(super) shared_memory_byte_size: Option<u64>,
+}
+
+/// A tensor: its elements are here, behind the JSON, or in shared memory.
 #[derive(Debug, Deserialize)]
 pub(super) struct Input {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) datatype: String,
     #[serde(default)]
-    pub(super) parameters: Parameters,
+    pub(super) parameters: TensorParameters,
     pub(super) data: Option<Numbers>,
 }
 
@@ -43,7 +52,7 @@ pub(super) struct Input {
 pub(super) struct WantedOutput {
     pub(super) name: String,
     #[serde(default)]
-    pub(super) parameters: Parameters,
+    pub(super) parameters: TensorParameters,
 }
 
 /// A response, its elements here or behind the JSON.
@@ -70,15 +79,19 @@ pub(super) struct Output<'a> {
     pub(super) datatype: &'static str,
     pub(super) shape: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) parameters: Option<BinarySize>,
+    pub(super) parameters: Option<Elsewhere<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<Values<'a>>,
 }
 
-/// How many bytes of the binary part are a tensor's.
+/// Where a tensor's bytes are, if not in the JSON.
 #[derive(Debug, Serialize)]
-pub(super) struct BinarySize {
-    pub(super) binary_data_size: usize,
+#[serde(untagged)]
+pub(super) enum Elsewhere<'a> {
+    /// So many of the binary part.
+    Behind { binary_data_size: usize },
+    /// So many in a region of the client's.
+    Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: usize },
 }
 
 /// Numbers in a list, or in lists of lists, which the protocol allows as well: flat.

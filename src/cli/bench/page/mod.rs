@@ -105,11 +105,7 @@ fn table(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 fn stage_table(report: &Report, figures: &Figures) -> String {
-    let row = |name: &str, summary: Summary| {
-        let Summary { mean, p50, p90, p95, p99, max, .. } = summary;
-        let values = [mean, p50, p90, p95, p99, max].map(|seconds| format!("{:.2}", seconds * 1e3));
-        std::iter::once(name.to_string()).chain(values).collect()
-    };
+    let row = |name: &str, summary: Summary| std::iter::once(name.to_string()).chain(summary.milliseconds()).collect();
     let stages = report.stages();
     let rows = std::iter::once(row("latency", figures.latency))
         .chain(stages.iter().map(|(stage, summary)| row(stage.name(), *summary)));

@@ -1,0 +1,99 @@
+//! What clients ask of regions over HTTP.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Region, RegionError};
+use crate::serve::body::in_time;
+use crate::serve::protocol::MAX_QUESTION;
+use crate::serve::refused::Refused;
+use crate::serve::service::Service;
+
+/// What is to be registered under a name.
+#[derive(Debug, Deserialize)]
+struct Registration {
+    key: String,
+    #[serde(default)]
+    offset: u64,
+    byte_size: u64,
+}
+
+/// The extension's routes, for a server where it is on.
+pub(in crate::serve) fn routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/v2/systemsharedmemory/status", get(status_of_all))
+        .route("/v2/systemsharedmemory/region/{name}/status", get(status))
+        .route("/v2/systemsharedmemory/region/{name}/register", post(register))
+        .route("/v2/systemsharedmemory/region/{name}/unregister", post(unregister))
+        .route("/v2/systemsharedmemory/unregister", post(unregister_all))
+}
+
+fn answer(regions: &[Arc<Region>]) -> impl IntoResponse + use<> {
+    let one = |region: &Arc<Region>| {
+        let Region { name, key, offset, byte_size, .. } = &**region;
+        json!({ "name": name, "key": key, "offset": offset, "byte_size": byte_size })
+    };
+    let all: Value = regions.iter().map(one).collect();
+    ([(header::CONTENT_TYPE, "application/json")], all.to_string())
+}
+
+async fn status_of_all(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, Refused> {
+    Ok(answer(&service.regions.status(None)?))
+}
+
+async fn status(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Result<impl IntoResponse, Refused> {
+    Ok(answer(&service.regions.status(Some(&name))?))
+}
+
+async fn register(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<StatusCode, Refused> {
+    let read = async {
+        let body = Limited::new(body, MAX_QUESTION).collect().await;
+        body.map_err(|e| Refused::malformed(format!("the registration cannot be read: {e}")))
+    };
+    let body = in_time(Instant::now() + service.options.timeout, read).await?.to_bytes();
+    let registration: Registration = serde_json::from_slice(&body)
+        .map_err(|e| Refused::malformed(format!("the registration is not the protocol's: {e}")))?;
+    let Registration { key, offset, byte_size } = registration;
+    service.regions.register(&name, &key, offset, byte_size)?;
+    Ok(StatusCode::OK)
+}
+
+async fn unregister(State(service): State<Arc<Service>>, Path(name): Path<String>) -> StatusCode {
+    service.regions.unregister(Some(&name));
+    StatusCode::OK
+}
+
+async fn unregister_all(State(service): State<Arc<Service>>) -> StatusCode {
+    service.regions.unregister(None);
+    StatusCode::OK
+}
+
+impl RegionError {
+    /// What went wrong, as HTTP has it.
+    pub(in crate::serve) fn status(&self) -> StatusCode {
+        match self {
+            Self::Unknown { .. } => StatusCode::NOT_FOUND,
+            Self::Registered { .. } => StatusCode::CONFLICT,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            // The objects' file system is full.
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
