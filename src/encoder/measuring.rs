@@ -15,7 +15,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`InputError::Unavailable`] for an encoder on the CPU, and for times of a simulated GPU; those of the aspect ratios;
-    /// [`Error::Cuda`].
+    /// [`Error::Cuda`](crate::Error::Cuda).
     pub fn time_steps(&mut self, aspect_ratios: &[[usize; 2]], timed: bool) -> Result<Vec<StepTiming>> {
         let shape = self.batch_shape(aspect_ratios)?;
         match &mut self.backend {

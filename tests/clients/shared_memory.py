@@ -8,13 +8,17 @@ come back in the clients' memory, whether pictures or pixels went there.
 
 import os
 import sys
+import warnings
 
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-import tritonclient.utils.shared_memory as shm
 from embeddings import read_embeddings
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor
+
+# The client finds its library by a package that is no longer liked.
+warnings.filterwarnings("ignore", message="pkg_resources")
+import tritonclient.utils.shared_memory as shm
 
 http_address, grpc_address, expected_path, *paths = sys.argv[1:]
 MODEL = "tilesight"

@@ -127,27 +127,30 @@ impl Instance {
             prepared.iter().map(|prepared| prepared.as_ref().ok().filter(wants).map(|(_, prepared)| prepared));
         let wanting: Vec<Option<&Prepared>> = wanting.collect();
         let all: Vec<&Prepared> = wanting.iter().copied().flatten().collect();
-        let mut values = Vec::new();
-        let mut take = |mut some: Vec<f32>| {
-            let begin = values.len();
-            values.append(&mut some);
-            begin..values.len()
-        };
-        let of = match self.run(&all) {
+        let (mut values, mut of) = (Vec::new(), Vec::new());
+        match self.run(&all) {
             Ok(together) => {
-                let mut end = take(together).start;
-                let range = |one: Option<&Prepared>| {
+                values = together;
+                let mut end = 0;
+                for one in wanting {
                     let begin = end;
                     end += one.map_or(0, |one| self.num_values(one));
-                    Ok(begin..end)
-                };
-                wanting.into_iter().map(range).collect()
+                    of.push(Ok(begin..end));
+                }
             }
             Err(refusal) if all.len() == 1 => {
-                wanting.into_iter().map(|one| one.map_or(Ok(0..0), |_| Err(refusal.clone()))).collect()
+                of.extend(wanting.into_iter().map(|one| one.map_or(Ok(0..0), |_| Err(refusal.clone()))));
             }
-            Err(_) => wanting.into_iter().map(|one| self.run(one.as_slice()).map(&mut take)).collect(),
-        };
+            Err(_) => {
+                for one in wanting {
+                    let begin = values.len();
+                    of.push(self.run(one.as_slice()).map(|mut alone| {
+                        values.append(&mut alone);
+                        begin..values.len()
+                    }));
+                }
+            }
+        }
         Embeddings { values, of }
     }
 
