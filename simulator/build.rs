@@ -149,9 +149,9 @@ fn compile(root: &Path, units: Vec<PathBuf>, specific_units: Vec<PathBuf>) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(true).cpp_link_stdlib(None);
     build.include(root.join("include")).include(root.join("../kernels")).flag("-include").flag("device.h");
-    // `#pragma unroll` is nvcc's. Params with a tensor map in them are nobody else's to pass. Kernels reinterpret words as vectors, which nvcc allows. Nothing unwinds. No product
-    // is contracted, so that results are the same on every host. A register that is read before it is written is a
-    // large number rather than what happened to be there.
+    // `#pragma unroll` is nvcc's. Params with a tensor map in them are nobody else's to pass. Kernels reinterpret words as
+    // vectors, which nvcc allows. Nothing unwinds. No product is contracted, so that results are the same on every host. A
+    // register that is read before it is written is a large number rather than what happened to be there.
     build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas").flag_if_supported("-Wno-psabi");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fvisibility=hidden").flag("-ffp-contract=off");
     build.flag_if_supported("-ftrivial-auto-var-init=pattern");

@@ -264,7 +264,7 @@ fn what_makes_no_sense_is_refused() {
     fails(2, "cannot be used with", &["bench", "--dry-run", "--report", "x.html"]);
     fails(2, "cannot be used with", &["bench", "--rate", "1", "--bound", "2"]);
     fails(2, "across x down", &["bench", "--tiles", "2"]);
-    fails(1, "No such file", &["bench", "absent.png"]);
+    fails(1, "No such file", &["bench", "--device", "cpu", "absent.png"]);
     fails(1, "no report", &["bench", "--compare", path(&no_report)]);
     fails(1, "aspect ratio", &["bench", "--model", &model, "--device", "cpu", "--tiles", "9x9"]);
     fails(1, "No such file", &["bench", "--json", "/absent/report.json"]);

@@ -60,10 +60,7 @@ fn what_the_server_and_its_model_are_can_be_asked() {
     let config = client.ask::<_, ModelConfigResponse>("ModelConfig", asked).unwrap().config.unwrap();
     assert_eq!((config.max_batch_size, config.input.len(), config.output.len()), (0, 3, 3));
     assert_eq!((config.input[0].data_type(), config.input[0].optional), (DataType::TypeString, true));
-    assert_eq!(
-        (config.input[1].data_type(), &config.input[1].dims[..]),
-        (DataType::TypeFp32, &[-1, -1, 3, 28, 28][..])
-    );
+    assert_eq!((config.input[1].data_type(), &config.input[1].dims[..]), (DataType::TypeFp32, &[-1, 4, 3, 28, 28][..]));
     assert_eq!(config.output[1].data_type(), DataType::TypeInt64);
 
     let index: RepositoryIndexResponse = client.ask("RepositoryIndex", RepositoryIndexRequest::default()).unwrap();
