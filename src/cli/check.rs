@@ -1,6 +1,5 @@
 //! `tilesight check`: the proof that a build computes rightly on the machine it is on.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -9,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::model::DtypeName;
+use super::report_file::ReportFile;
 use super::{golden, progress, table};
 use crate::dtype::Dtype;
 use crate::encoder::{Device, Kernels, require_dtype};
@@ -72,7 +72,7 @@ struct Line {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let report = arguments.json.as_ref().map(|path| File::create(path).map_err(Error::io(path))).transpose()?;
+    let report = ReportFile::create(arguments.json.as_ref())?;
     let (device, name) = arguments.resolve()?;
     let dtypes = arguments.dtypes(&device)?;
     println!("device: {name}");
@@ -87,15 +87,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     print(&lines);
     let failed = lines.iter().filter(|line| !line.passed).count();
-    if let (Some(file), Some(path)) = (report, &arguments.json) {
-        let report = serde_json::json!({
+    if let Some(file) = report {
+        file.write(&serde_json::json!({
             "version": super::VERSION,
             "device": name,
             "checked": lines.len(),
             "failed": failed,
             "findings": lines,
-        });
-        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+        }))?;
     }
     println!("{} checks, {failed} failed", lines.len());
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

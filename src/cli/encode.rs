@@ -1,6 +1,5 @@
 //! `tilesight encode`: pictures or pixel tensors to embeddings.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -13,10 +12,11 @@ use super::model::{Computing, Model, Preprocessing};
 use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture};
 use super::pixels::PixelFile;
+use super::report_file::ReportFile;
 use super::{progress, table};
 use crate::digest::Digest;
 use crate::encoder::{Device, Encoder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Tiles;
 
 /// Encode pictures, or a pixel tensor, into embeddings
@@ -57,8 +57,7 @@ const DIGEST_LEN: usize = 32;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
-    let create = |path| -> Result<_> { Ok((path, File::create(path).map_err(Error::io(path))?)) };
-    let report = arguments.json.as_ref().map(create).transpose()?;
+    let report = ReportFile::create(arguments.json.as_ref())?;
     let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
     let batches_at_once = batches_at_once(&arguments.computing.device, on_gpu(&encoder));
     let tiles_at_once = arguments.computing.max_batch_tiles.saturating_mul(batches_at_once);
@@ -73,8 +72,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(output) = output {
         output.finish()?;
     }
-    if let Some((path, file)) = report {
-        let report = serde_json::json!({
+    if let Some(file) = report {
+        file.write(&serde_json::json!({
             "version": super::VERSION,
             "semantics": encoder.semantics().name(),
             "device": encoder.device(),
@@ -83,8 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             "weights": encoder.precision().weights.to_string(),
             "seconds": seconds,
             "peak_rss_bytes": peak_rss_bytes(),
-        });
-        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+        }))?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod plan;
 mod profile;
 mod progress;
 mod random;
+mod report_file;
 #[cfg(feature = "serve")]
 mod serve;
 mod tiles;

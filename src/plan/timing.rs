@@ -17,6 +17,15 @@ pub struct Spread {
     pub rounds: usize,
 }
 
+impl Spread {
+    /// Over rounds of so many seconds each; none of no rounds.
+    pub fn of(mut seconds: Vec<f64>) -> Option<Self> {
+        seconds.sort_by(f64::total_cmp);
+        let (least, most) = (*seconds.first()?, *seconds.last()?);
+        Some(Self { median: seconds[seconds.len() / 2], least, most, rounds: seconds.len() })
+    }
+}
+
 /// One kind of step in one form and tiling.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepTiming {

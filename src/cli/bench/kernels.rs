@@ -1,6 +1,5 @@
 //! `tilesight bench kernels`: every kernel in every form and tiling, beside its roofline and the best of cuBLASLt.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use crate::checkpoint::RandomWeights;
 use crate::cli::model::{DtypeName, Geometry, SemanticsName};
+use crate::cli::report_file::ReportFile;
 use crate::cli::{VERSION, progress, table};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -116,7 +116,7 @@ impl Row {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let report = arguments.json.as_ref().map(|path| File::create(path).map_err(Error::io(path))).transpose()?;
+    let report = ReportFile::create(arguments.json.as_ref())?;
     require_dtype(arguments.dtype.into(), true)?;
     if !matches!(&arguments.device, Device::Cuda(ordinals) if ordinals.len() == 1) {
         let reason = "kernels are timed on one GPU: cuda, or cuda:N";
@@ -165,8 +165,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     compare_with_products(&mut rows);
     println!("device: {device}, {} in {}", Dtype::from(arguments.dtype), Semantics::from(arguments.semantics));
     print(&rows);
-    if let (Some(file), Some(path)) = (report, &arguments.json) {
-        let report = serde_json::json!({
+    if let Some(file) = report {
+        file.write(&serde_json::json!({
             "version": VERSION,
             "device": device,
             "dtype": Dtype::from(arguments.dtype),
@@ -175,8 +175,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             "datasheet": datasheet,
             "timed": !arguments.dry_run,
             "kernels": rows,
-        });
-        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+        }))?;
     }
     Ok(())
 }

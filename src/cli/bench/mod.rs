@@ -11,7 +11,6 @@ mod scenario;
 #[cfg(feature = "serve")]
 mod serve;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,9 +28,10 @@ use super::inputs::{Input, Selection};
 use super::model::{Computing, Model, Preprocessing};
 use super::profile::{StepKind, kinds};
 use super::progress;
+use super::report_file::ReportFile;
 use crate::digest::Digest;
 use crate::encoder::Encoder;
-use crate::error::{Error, InputError, Result};
+use crate::error::{InputError, Result};
 use crate::plan::Peak;
 
 /// Time this build on this machine
@@ -132,10 +132,8 @@ struct Loaded {
 }
 
 fn load(arguments: &Load) -> Result<ExitCode> {
-    let create = |path: &PathBuf| -> Result<_> { Ok((path.clone(), File::create(path).map_err(Error::io(path))?)) };
     let earlier = arguments.compare.iter().map(|path| Earlier::read(path)).collect::<Result<Vec<_>>>()?;
-    let (json, page) =
-        (arguments.json.as_ref().map(create).transpose()?, arguments.report.as_ref().map(create).transpose()?);
+    let (json, page) = (ReportFile::create(arguments.json.as_ref())?, ReportFile::create(arguments.report.as_ref())?);
     let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
     refuse_times_of_nothing(&encoder, arguments.dry_run)?;
     let inputs = arguments.selection.inputs(&encoder)?;
@@ -161,11 +159,11 @@ fn load(arguments: &Load) -> Result<ExitCode> {
     if let Some(figures) = report.figures() {
         earlier.iter().for_each(|earlier| earlier.print_beside(&figures, &checksum));
     }
-    if let Some((path, file)) = json {
-        serde_json::to_writer_pretty(file, &report.json()).map_err(|e| Error::io(path)(e.into()))?;
+    if let Some(file) = json {
+        file.write(&report.json())?;
     }
-    if let Some((path, mut file)) = page {
-        std::io::Write::write_all(&mut file, page::page(&report).as_bytes()).map_err(Error::io(path))?;
+    if let Some(file) = page {
+        file.write_text(&page::page(&report))?;
     }
     if !is_same {
         eprintln!("error: the embeddings after the run are not those before it: {checksum_after}, not {checksum}");

@@ -45,7 +45,7 @@ pub(in crate::cli) fn kinds(profile: &Profile, peak: Option<&Peak>) -> Vec<StepK
                 };
                 of_kind.iter().map(seconds).sum()
             };
-            let seconds = spread(profile.rounds.iter().map(round).collect());
+            let seconds = Spread::of(profile.rounds.iter().map(round).collect());
             let rate = |amount: u64| seconds.filter(|_| amount > 0).map(|seconds| amount as f64 / seconds.median);
             StepKind {
                 step: name,
@@ -70,12 +70,6 @@ pub(in crate::cli) fn kinds(profile: &Profile, peak: Option<&Peak>) -> Vec<StepK
     }
     kinds.sort_by(|a, b| median(b).total_cmp(&median(a)));
     kinds
-}
-
-fn spread(mut seconds: Vec<f64>) -> Option<Spread> {
-    seconds.sort_by(f64::total_cmp);
-    let (least, most) = (*seconds.first()?, *seconds.last()?);
-    Some(Spread { median: seconds[seconds.len() / 2], least, most, rounds: seconds.len() })
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 mod kinds;
 mod trace;
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,9 +10,10 @@ use clap::Args;
 pub(super) use self::kinds::{StepKind, kinds};
 use super::inputs::Selection;
 use super::model::{Computing, Model, Preprocessing};
+use super::report_file::ReportFile;
 use super::{VERSION, progress, table};
 use crate::encoder::Encoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Tiles;
 use crate::plan::{Peak, Profile};
 
@@ -52,9 +52,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let create = |path: &PathBuf| -> Result<_> { Ok((path.clone(), File::create(path).map_err(Error::io(path))?)) };
-    let report = arguments.json.as_ref().map(create).transpose()?;
-    let trace = arguments.trace.as_ref().map(create).transpose()?;
+    let report = ReportFile::create(arguments.json.as_ref())?;
+    let trace = ReportFile::create(arguments.trace.as_ref())?;
     let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
     let inputs = arguments.selection.batch(&encoder)?;
     let tiles = inputs.iter().map(|input| Ok(input.decode()?.cut()?.as_ref().clone())).collect::<Result<Vec<_>>>()?;
@@ -66,11 +65,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     bar.finish_and_clear();
     let kinds = kinds(&profile, peak.as_ref());
     print(&encoder, &profile, &kinds, peak, &whole);
-    if let Some((path, file)) = trace {
-        serde_json::to_writer(file, &trace::trace(&profile)).map_err(|e| Error::io(path)(e.into()))?;
+    if let Some(file) = trace {
+        file.write_compact(&trace::trace(&profile))?;
     }
-    if let Some((path, file)) = report {
-        let report = serde_json::json!({
+    if let Some(file) = report {
+        file.write(&serde_json::json!({
             "version": VERSION,
             "device": encoder.device(),
             "dtype": encoder.precision().activations.to_string(),
@@ -83,8 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             "encode_seconds": whole,
             "steps": kinds,
             "rounds": profile.rounds,
-        });
-        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+        }))?;
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 mod load;
 mod protocol;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::report::Figures;
 use super::samples::{Summary, stages};
 use super::{positive, scenario::Until};
 use crate::cli::grid::Grid;
+use crate::cli::report_file::ReportFile;
 use crate::cli::{VERSION, table};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -95,9 +95,8 @@ impl Datatype {
 const VARIANTS: u64 = 3;
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let create = |path: &PathBuf| -> Result<_> { Ok((path.clone(), File::create(path).map_err(Error::io(path))?)) };
     let earlier = arguments.compare.iter().map(|path| Earlier::read(path)).collect::<Result<Vec<_>>>()?;
-    let json = arguments.json.as_ref().map(create).transpose()?;
+    let json = ReportFile::create(arguments.json.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -124,9 +123,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(figures) = &figures {
         earlier.iter().for_each(|earlier| earlier.print_beside(figures, &checksum));
     }
-    if let Some((path, file)) = json {
+    if let Some(file) = json {
         let report = report(arguments, &metadata, &names, &outcome, figures.as_ref(), &checksum, &environment);
-        serde_json::to_writer_pretty(file, &report).map_err(|e| Error::io(path)(e.into()))?;
+        file.write(&report)?;
     }
     // Refusals are answers that a loaded server may give; anything else is not.
     let is_well = outcome.failures.is_empty() && outcome.differing == 0;
