@@ -9,6 +9,7 @@ mod linear;
 mod math;
 mod norm;
 mod peak;
+mod tile;
 
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::checkpoint::{LayerWeights, Tensor, VisionWeights, tanh};
+use crate::digest::Digest;
 use crate::error::{Error, InputError, Result};
 use crate::plan::{BufferId, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Stack, Step, Target};
 use embed::ranges;
@@ -35,6 +37,8 @@ pub(crate) struct CpuBackend {
     arena: Vec<f32>,
     /// What a norm hands to the matrix behind it.
     normed: Vec<f32>,
+    /// Keys and values of an image, as attention's tiles take them.
+    packed: Vec<f32>,
 }
 
 impl CpuBackend {
@@ -48,7 +52,7 @@ impl CpuBackend {
         let width = weights.class_embedding.len();
         let projection = pool.install(|| deinterleave(&weights.projection.weight, width));
         let multiplier = Multiplier::new(pool.current_num_threads());
-        Ok(Self { weights, projection, pool, multiplier, arena: Vec::new(), normed: Vec::new() })
+        Ok(Self { weights, projection, pool, multiplier, arena: Vec::new(), normed: Vec::new(), packed: Vec::new() })
     }
 
     pub(crate) fn num_threads(&self) -> usize {
@@ -58,6 +62,11 @@ impl CpuBackend {
     /// The numerics class: sums are as wide as this CPU's vectors.
     pub(crate) fn numerics(&self) -> String {
         format!("cpu {} {:?}", std::env::consts::ARCH, Arch::new())
+    }
+
+    /// The digest of its weights, which takes as long as reading all of them.
+    pub(crate) fn weights_digest(&self) -> Digest {
+        self.pool.install(|| self.weights.digest())
     }
 
     /// What the plans it walks are made for.
@@ -78,10 +87,13 @@ impl CpuBackend {
         observer: Option<&mut Observer>,
     ) -> Result<()> {
         grow(&mut self.arena, plan.arena_bytes / size_of::<f32>())?;
-        let widest = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
+        let stacks = [Stack::Transformer, Stack::GlobalTransformer];
+        let widest = stacks.map(|stack| plan.batch.num_rows(stack));
         grow(&mut self.normed, widest[0].max(widest[1]) * plan.config.clip_embed_dim)?;
-        let Self { weights, projection, pool, multiplier, arena, normed } = self;
-        let mut walk = Walk { plan, weights, projection, multiplier, arena, normed, pixels, embeddings };
+        let longest = stacks.iter().flat_map(|stack| plan.batch.rows(*stack)).map(|rows| rows.len).max().unwrap_or(0);
+        grow(&mut self.packed, attention::num_packed(longest, plan.config.num_heads, plan.config.head_dim()))?;
+        let Self { weights, projection, pool, multiplier, arena, normed, packed } = self;
+        let mut walk = Walk { plan, weights, projection, multiplier, arena, normed, packed, pixels, embeddings };
         pool.install(|| walk.run(observer));
         Ok(())
     }
@@ -95,6 +107,7 @@ struct Walk<'a> {
     multiplier: &'a mut Multiplier,
     arena: &'a mut [f32],
     normed: &'a mut [f32],
+    packed: &'a mut [f32],
     pixels: &'a [&'a [f32]],
     embeddings: &'a mut [f32],
 }
@@ -208,7 +221,7 @@ impl Walk<'_> {
             let qkv = &input[scaled(&range, 3 * width)];
             let (num_heads, head_dim) = (config.num_heads, config.head_dim());
             let sequence = attention::Sequence { qkv, rows, num_heads, head_dim };
-            sequence.attend(&mut output[scaled(&range, width)]);
+            sequence.attend(&mut output[scaled(&range, width)], self.packed);
         }
     }
 
