@@ -1,6 +1,8 @@
 //! Batches over one or several GPUs, each of which has all weights and works by itself.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
+use std::thread;
 
 use super::flights::Flights;
 use super::replica::{Observer, Replica, SLOTS};
@@ -10,6 +12,7 @@ use crate::config::EncoderConfig;
 use crate::cuda::architecture::{self, Architecture};
 use crate::cuda::driver::{DeviceModel, list_devices};
 use crate::cuda::{abi, fatbin};
+use crate::digest::Digest;
 use crate::error::{CudaError, Error, InputError};
 use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target};
 
@@ -25,6 +28,7 @@ pub(crate) struct CudaBackend {
     pub(super) replicas: Vec<Replica>,
     pub(super) flights: Flights,
     target: Target,
+    weights_digest: Digest,
 }
 
 impl CudaBackend {
@@ -41,8 +45,14 @@ impl CudaBackend {
     ) -> Result<Self, Error> {
         require_model(config)?;
         let replica = |&ordinal: &usize| Replica::new(ordinal, weights, config, target, capacity);
-        let replicas = ordinals.iter().map(replica).collect::<Result<_, _>>()?;
-        Ok(Self { replicas, flights: Flights::default(), target })
+        // The weights are read while they travel: afterwards they are only on the GPUs.
+        let (replicas, weights_digest) = thread::scope(|scope| {
+            let digest = scope.spawn(|| weights.digest());
+            let replicas = ordinals.iter().map(replica).collect::<Result<_, _>>();
+            (replicas, digest.join())
+        });
+        let weights_digest = weights_digest.unwrap_or_else(|panic| resume_unwind(panic));
+        Ok(Self { replicas: replicas?, flights: Flights::default(), target, weights_digest })
     }
 
     /// Measures the tilings of the matrix operations of these batches on each GPU, where they are not known from an earlier
@@ -114,6 +124,10 @@ impl CudaBackend {
         let gpus: BTreeSet<String> = self.replicas.iter().map(|replica| replica.numerics(self.target.form)).collect();
         let gpus: Vec<String> = gpus.into_iter().collect();
         format!("cuda {} {} {}", self.target.form, fatbin::build(), gpus.join(", "))
+    }
+
+    pub(crate) fn weights_digest(&self) -> Digest {
+        self.weights_digest
     }
 
     /// How many GPUs there are.

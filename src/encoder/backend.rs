@@ -6,6 +6,7 @@ use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
 #[cfg(feature = "cuda-unversioned")]
 use crate::cuda::CudaBackend;
+use crate::digest::Digest;
 use crate::dtype::Dtype;
 use crate::error::{InputError, Result};
 use crate::plan::{Capacity, Target};
@@ -113,6 +114,15 @@ impl Backend {
             Self::Cpu(cpu) => cpu.numerics(),
             #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.numerics(),
+        }
+    }
+
+    /// The digest of the weights. Reads all of them where nobody has yet.
+    pub(super) fn weights_digest(&self) -> Digest {
+        match self {
+            Self::Cpu(cpu) => cpu.weights_digest(),
+            #[cfg(feature = "cuda-unversioned")]
+            Self::Cuda(cuda) => cuda.weights_digest(),
         }
     }
 

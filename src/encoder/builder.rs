@@ -1,9 +1,10 @@
 //! From a checkpoint to an encoder.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::backend::{Backend, Choice};
-use super::{Device, Encoder, Identity, Kernels, Tune, identity};
+use super::{Device, Encoder, Kernels, Tune};
 use crate::checkpoint::{Checkpoint, RandomWeights, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -154,21 +155,12 @@ impl EncoderBuilder {
         let collapse = !self.uncollapsed;
         let max_batch_tiles = self.max_batch_tiles.unwrap_or(MAX_BATCH_TILES);
         let tables = weights.tables.clone();
-        let weights_digest = weights.digest();
         let choice = Choice { device: self.device, dtype: self.dtype, kernels: self.kernels, threads: self.threads };
         let capacity = |target| Capacity::of_tiles(&config, semantics, collapse, max_batch_tiles, target);
         let backend = Backend::new(&choice, weights, &config, capacity)?;
-        let identity = Identity::of(&identity::Parts {
-            weights: weights_digest,
-            config: &config,
-            semantics,
-            collapse,
-            precision: backend.target().precision,
-            numerics: &backend.numerics(),
-        });
         let mut encoder = Encoder {
             backend,
-            identity,
+            identity: OnceLock::new(),
             config,
             semantics,
             collapse,

@@ -11,6 +11,7 @@ mod measuring;
 mod pixels;
 mod submission;
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use self::backend::Backend;
@@ -42,7 +43,8 @@ pub use submission::{Computed, Encoded, Submission, Timing};
 /// the bit.
 pub struct Encoder {
     config: EncoderConfig,
-    identity: Identity,
+    /// Known once somebody has asked.
+    identity: OnceLock<Identity>,
     semantics: Semantics,
     collapse: bool,
     max_batch_tiles: usize,
