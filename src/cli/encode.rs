@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use safetensors::Dtype;
 
 use super::bench::peak_rss_bytes;
-use super::model::{Computing, Model, Preprocessing};
+use super::model::EncoderOptions;
 use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture};
 use super::pixels::PixelFile;
@@ -39,11 +39,7 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: Option<OutputPath>,
     #[command(flatten)]
-    model: Model,
-    #[command(flatten)]
-    computing: Computing,
-    #[command(flatten)]
-    preprocessing: Preprocessing,
+    encoder: EncoderOptions,
     /// Encode everything this many times, and report the seconds of each run; the first also reads the weights
     #[arg(long, value_name = "N", default_value = "1")]
     repeat: std::num::NonZeroUsize,
@@ -58,9 +54,9 @@ const DIGEST_LEN: usize = 32;
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
     let report = ReportFile::create(arguments.json.as_ref())?;
-    let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
-    let batches_at_once = batches_at_once(&arguments.computing.device, on_gpu(&encoder));
-    let tiles_at_once = arguments.computing.max_batch_tiles.saturating_mul(batches_at_once);
+    let mut encoder = arguments.encoder.build()?;
+    let batches_at_once = batches_at_once(&arguments.encoder.computing.device, on_gpu(&encoder));
+    let tiles_at_once = arguments.encoder.computing.max_batch_tiles.saturating_mul(batches_at_once);
     let mut seconds = Vec::new();
     for run in 0..arguments.repeat.get() {
         let output = output.as_mut().filter(|_| run == 0);

@@ -101,6 +101,17 @@ pub(super) struct Preprocessing {
     pub(super) preprocess: Option<Preprocess>,
 }
 
+/// All that an encoder is built from.
+#[derive(Args, Clone)]
+pub(super) struct EncoderOptions {
+    #[command(flatten)]
+    model: Model,
+    #[command(flatten)]
+    pub(super) computing: Computing,
+    #[command(flatten)]
+    preprocessing: Preprocessing,
+}
+
 /// The names of the semantics on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum SemanticsName {
@@ -163,36 +174,6 @@ impl Model {
         }
     }
 
-    /// Builds the encoder, and says on standard error which model and which semantics it has.
-    pub(super) fn encoder(&self, computing: &Computing, preprocessing: &Preprocessing) -> Result<Encoder> {
-        let mut builder = Encoder::builder()
-            .device(computing.device.clone())
-            .kernels(computing.kernels)
-            .tune(computing.tune)
-            .threads(computing.threads.map_or(0, usize::from))
-            .max_batch_tiles(computing.max_batch_tiles)
-            .collapse(!computing.no_collapse);
-        if let Some(dtype) = computing.dtype {
-            builder = builder.dtype(dtype.into());
-        }
-        if let Some(preprocess) = preprocessing.preprocess {
-            builder = builder.preprocess(preprocess);
-        }
-        if let Some(semantics) = self.semantics {
-            builder = builder.semantics(semantics.into());
-        }
-        let (builder, names) = self.name(builder)?;
-        let encoder = builder.build()?;
-        let chosen = match self.semantics {
-            Some(_) => "as asked".to_string(),
-            None => format!("for tensors in {names} names"),
-        };
-        eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
-        eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
-        print_fallbacks(&encoder.plan(&[[1, 1]])?);
-        Ok(encoder)
-    }
-
     /// Adds the weights to a builder; returns it with whose names they use.
     fn name(&self, builder: EncoderBuilder) -> Result<(EncoderBuilder, String)> {
         Ok(match self.open()? {
@@ -207,6 +188,39 @@ impl Model {
                 (builder.demo(), "torchtune's".to_string())
             }
         })
+    }
+}
+
+impl EncoderOptions {
+    /// Builds the encoder, and says on standard error which model and which semantics it has.
+    pub(super) fn build(&self) -> Result<Encoder> {
+        let Self { model, computing, preprocessing } = self;
+        let mut builder = Encoder::builder()
+            .device(computing.device.clone())
+            .kernels(computing.kernels)
+            .tune(computing.tune)
+            .threads(computing.threads.map_or(0, usize::from))
+            .max_batch_tiles(computing.max_batch_tiles)
+            .collapse(!computing.no_collapse);
+        if let Some(dtype) = computing.dtype {
+            builder = builder.dtype(dtype.into());
+        }
+        if let Some(preprocess) = preprocessing.preprocess {
+            builder = builder.preprocess(preprocess);
+        }
+        if let Some(semantics) = model.semantics {
+            builder = builder.semantics(semantics.into());
+        }
+        let (builder, names) = model.name(builder)?;
+        let encoder = builder.build()?;
+        let chosen = match model.semantics {
+            Some(_) => "as asked".to_string(),
+            None => format!("for tensors in {names} names"),
+        };
+        eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
+        eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
+        print_fallbacks(&encoder.plan(&[[1, 1]])?);
+        Ok(encoder)
     }
 }
 

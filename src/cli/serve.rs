@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::model::{Computing, Model, Preprocessing};
+use super::model::EncoderOptions;
 use crate::error::Result;
 use crate::serve::{Addresses, Connections, Options, ServeError, serve};
 
@@ -24,11 +24,7 @@ const END: Duration = Duration::from_secs(5);
   curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/encode --output embeddings.safetensors")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    model: Model,
-    #[command(flatten)]
-    computing: Computing,
-    #[command(flatten)]
-    preprocessing: Preprocessing,
+    encoder: EncoderOptions,
     /// The address to listen on for HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
@@ -156,7 +152,7 @@ fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let encoder = arguments.encoder.build()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         listen: arguments.listen,

@@ -25,7 +25,7 @@ pub(super) use self::environment::peak_rss_bytes;
 use self::report::{Measured, Report};
 use self::scenario::{Run, Scenario, Until};
 use super::inputs::{Input, Selection};
-use super::model::{Computing, Model, Preprocessing};
+use super::model::EncoderOptions;
 use super::profile::{StepKind, kinds};
 use super::progress;
 use super::report_file::ReportFile;
@@ -68,11 +68,7 @@ struct Load {
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
-    model: Model,
-    #[command(flatten)]
-    computing: Computing,
-    #[command(flatten)]
-    preprocessing: Preprocessing,
+    encoder: EncoderOptions,
     /// How queries come
     #[arg(long, value_enum, value_name = "NAME", default_value = "single")]
     scenario: Scenario,
@@ -134,7 +130,7 @@ struct Loaded {
 fn load(arguments: &Load) -> Result<ExitCode> {
     let earlier = arguments.compare.iter().map(|path| Earlier::read(path)).collect::<Result<Vec<_>>>()?;
     let (json, page) = (ReportFile::create(arguments.json.as_ref())?, ReportFile::create(arguments.report.as_ref())?);
-    let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let mut encoder = arguments.encoder.build()?;
     refuse_times_of_nothing(&encoder, arguments.dry_run)?;
     let inputs = arguments.selection.inputs(&encoder)?;
     let mut environment = Environment::before();

@@ -9,7 +9,7 @@ use clap::Args;
 
 pub(super) use self::kinds::{StepKind, kinds};
 use super::inputs::Selection;
-use super::model::{Computing, Model, Preprocessing};
+use super::model::EncoderOptions;
 use super::report_file::ReportFile;
 use super::{VERSION, progress, table};
 use crate::encoder::Encoder;
@@ -32,11 +32,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
-    model: Model,
-    #[command(flatten)]
-    computing: Computing,
-    #[command(flatten)]
-    preprocessing: Preprocessing,
+    encoder: EncoderOptions,
     /// Encodes that are timed, after one that is not
     #[arg(long, value_name = "N", default_value = "10")]
     rounds: std::num::NonZeroUsize,
@@ -54,7 +50,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = ReportFile::create(arguments.json.as_ref())?;
     let trace = ReportFile::create(arguments.trace.as_ref())?;
-    let mut encoder = arguments.model.encoder(&arguments.computing, &arguments.preprocessing)?;
+    let mut encoder = arguments.encoder.build()?;
     let inputs = arguments.selection.batch(&encoder)?;
     let tiles = inputs.iter().map(|input| Ok(input.decode()?.cut()?.as_ref().clone())).collect::<Result<Vec<_>>>()?;
     let bar = progress::spinner("measuring");
