@@ -4,25 +4,26 @@ use serde::Serialize;
 
 use super::{Form, Plan};
 
-/// Seconds of a launch over several rounds.
+/// How something that was measured, such as the seconds of a launch, varies over several rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The round in the middle.
     pub median: f64,
-    /// The fastest round.
+    /// The least of a round.
     pub least: f64,
-    /// The slowest round.
+    /// The most of a round.
     pub most: f64,
     /// How many there were.
     pub rounds: usize,
 }
 
 impl Spread {
-    /// Over rounds of so many seconds each; none of no rounds.
-    pub fn of(mut seconds: Vec<f64>) -> Option<Self> {
-        seconds.sort_by(f64::total_cmp);
-        let (least, most) = (*seconds.first()?, *seconds.last()?);
-        Some(Self { median: seconds[seconds.len() / 2], least, most, rounds: seconds.len() })
+    /// Over one value a round; none of no rounds. The median of an even number is the mean of the two in the middle.
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let [lower, upper] = [(values.len() - 1) / 2, values.len() / 2].map(|middle| values[middle]);
+        Some(Self { median: lower.midpoint(upper), least, most, rounds: values.len() })
     }
 }
 
@@ -78,5 +79,19 @@ impl Peak {
     pub fn seconds(&self, flops: u64, bytes: u64) -> f64 {
         let product = self.flops.map_or(0.0, |rate| flops as f64 / rate);
         product.max(bytes as f64 / self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_has_its_middle_and_both_ends() {
+        let of = |values: &[f64]| Spread::of(values.to_vec()).map(|s| [s.least, s.median, s.most]);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[2.0]), Some([2.0, 2.0, 2.0]));
+        assert_eq!(of(&[4.0, 1.0]), Some([1.0, 2.5, 4.0]));
+        assert_eq!(of(&[9.0, 1.0, 2.0]), Some([1.0, 2.0, 9.0]));
     }
 }

@@ -157,12 +157,8 @@ pub(super) fn median_latencies(samples: &[Sample]) -> Option<Spread> {
 }
 
 /// None of fewer than two values: one has no spread.
-pub(super) fn spread(mut values: Vec<f64>) -> Option<Spread> {
-    values.sort_by(f64::total_cmp);
-    match values[..] {
-        [least, .., most] => Some(Spread { median: percentile(&values, 0.5), least, most, rounds: values.len() }),
-        _ => None,
-    }
+pub(super) fn spread(values: Vec<f64>) -> Option<Spread> {
+    if values.len() < 2 { None } else { Spread::of(values) }
 }
 
 #[cfg(test)]
