@@ -127,7 +127,9 @@ fn encode_pictures(
     mut output: Option<&mut Output>,
     show: bool,
 ) -> Result<f64> {
-    let (preprocessor, identity) = (encoder.preprocessor()?.clone(), encoder.identity());
+    let preprocessor = encoder.preprocessor()?.clone();
+    // Takes a look at every weight, for hashes that only a file holds.
+    let identity = output.is_some().then(|| encoder.identity());
     let start = Instant::now();
     let pictures = pictures::survey(paths, &preprocessor)?;
     let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
@@ -150,11 +152,12 @@ fn encode_pictures(
         let (first, last) = (lines.len() + 1, lines.len() + batch.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
         let cut = pictures::each(batch, |image| {
-            let (tiles, digest) = rayon::join(|| preprocessor.tiles(image), || image.digest());
-            Ok((tiles?, identity.content_hash(&digest, Some(&preprocessor))))
+            let hash = || identity.map(|identity| identity.content_hash(&image.digest(), Some(&preprocessor)));
+            let (tiles, content_hash) = rayon::join(|| preprocessor.tiles(image), hash);
+            Ok((tiles?, content_hash))
         })?;
-        let (tiles, hashes): (Vec<Tiles>, Vec<Digest>) = cut.into_iter().unzip();
-        content_hashes.extend(hashes);
+        let (tiles, hashes): (Vec<Tiles>, Vec<Option<Digest>>) = cut.into_iter().unzip();
+        content_hashes.extend(hashes.into_iter().flatten());
         let encodings = encoder.encode_tiles(&tiles)?;
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;

@@ -1,8 +1,7 @@
 //! Batches over one or several GPUs, each of which has all weights and works by itself.
 
 use std::collections::BTreeSet;
-use std::panic::resume_unwind;
-use std::thread;
+use std::sync::OnceLock;
 
 use super::flights::Flights;
 use super::replica::{Observer, Replica, SLOTS};
@@ -46,13 +45,15 @@ impl CudaBackend {
         require_model(config)?;
         let replica = |&ordinal: &usize| Replica::new(ordinal, weights, config, target, capacity);
         // The weights are read while they travel: afterwards they are only on the GPUs.
-        let (replicas, weights_digest) = thread::scope(|scope| {
-            let digest = scope.spawn(|| weights.digest());
-            let replicas = ordinals.iter().map(replica).collect::<Result<_, _>>();
-            (replicas, digest.join())
-        });
-        let weights_digest = weights_digest.unwrap_or_else(|panic| resume_unwind(panic));
-        Ok(Self { replicas: replicas?, flights: Flights::default(), target, weights_digest })
+        let digest = OnceLock::new();
+        let read = || *digest.get_or_init(|| weights.digest());
+        let replicas = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| {
+                read();
+            });
+            ordinals.iter().map(replica).collect::<Result<_, _>>()
+        })?;
+        Ok(Self { replicas, flights: Flights::default(), target, weights_digest: read() })
     }
 
     /// Measures the tilings of the matrix operations of these batches on each GPU, where they are not known from an earlier
