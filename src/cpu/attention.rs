@@ -147,11 +147,12 @@ impl InTiles for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, _: S) {
-        let Self { sequence, shape: BlockShape { head_dim, padded_dim, .. }, head, rows, block } = self;
+        let Self { sequence, shape, head, rows, block } = self;
+        let BlockShape { head_dim, padded_dim } = shape;
         if rows.len() < KEYS || padded_dim > head_dim {
             block.fill(0.0);
         }
-        let (keys, values) = block.split_at_mut(KEYS * head_dim);
+        let (keys, values) = block.split_at_mut(shape.keys_len());
         let panels = keys.as_chunks_mut::<ROWS>().0.chunks_exact_mut(head_dim);
         for (panel, start) in panels.zip(rows.clone().step_by(ROWS)) {
             for (key, row) in (start..rows.end.min(start + ROWS)).enumerate() {
