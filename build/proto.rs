@@ -6,15 +6,6 @@ use super::Failure;
 const FOLDER: &str = "src/serve/grpc";
 const FILES: [&str; 2] = ["inference.proto", "health.proto"];
 
-/// Messages that HTTP answers in JSON, field by field.
-const JSON_TOO: [&str; 5] = [
-    ".inference.ModelStatisticsResponse",
-    ".inference.ModelStatistics",
-    ".inference.InferStatistics",
-    ".inference.InferBatchStatistics",
-    ".inference.StatisticDuration",
-];
-
 pub fn compile() -> Result<(), Failure> {
     for file in FILES {
         println!("cargo::rerun-if-changed={FOLDER}/{file}");
@@ -26,8 +17,5 @@ pub fn compile() -> Result<(), Failure> {
     let mut config = prost_build::Config::new();
     // Tensors stay where they were received.
     config.bytes(["."]);
-    for message in JSON_TOO {
-        config.type_attribute(message, "#[derive(serde::Serialize)]");
-    }
     config.compile_fds(files).map_err(|error| super::failed_to("write the messages", error))
 }

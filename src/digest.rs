@@ -9,6 +9,10 @@ use sha2::{Digest as _, Sha256};
 /// pixels keep several cores busy.
 const PIECE: usize = 1 << 18;
 
+/// Bytes of a digest.
+#[cfg(any(feature = "cli", feature = "serve"))]
+pub(crate) const DIGEST_LEN: usize = size_of::<Digest>();
+
 /// A SHA-256. `{}` shows it in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);

@@ -38,6 +38,20 @@ impl Dtype {
         }
     }
 
+    /// The name in the Open Inference Protocol, which KServe and Triton speak.
+    pub fn kserve_name(self) -> &'static str {
+        match self {
+            Self::F32 => "FP32",
+            Self::Bf16 => "BF16",
+            Self::F16 => "FP16",
+        }
+    }
+
+    /// The element type of this name in the Open Inference Protocol. None where it is another.
+    pub fn from_kserve_name(name: &str) -> Option<Self> {
+        [Self::F32, Self::Bf16, Self::F16].into_iter().find(|dtype| dtype.kserve_name() == name)
+    }
+
     /// Widens little-endian elements to f32, exactly. `out` has one value for each element of `bytes`.
     ///
     /// The bytes need no alignment: a safetensors file may place tensors anywhere.
@@ -92,7 +106,7 @@ impl FromStr for Dtype {
 
     fn from_str(name: &str) -> Result<Self, Error> {
         match name {
-            "f32" => Ok(Self::F32),
+            "f32" | "fp32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
             "fp16" | "f16" => Ok(Self::F16),
             _ => {

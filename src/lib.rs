@@ -14,12 +14,16 @@ mod cpu;
 mod cuda;
 mod digest;
 mod dtype;
+#[cfg(any(feature = "cli", feature = "serve"))]
+mod embeddings_file;
 pub mod encoder;
 pub mod error;
 pub mod image;
 pub mod plan;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(any(feature = "cli", feature = "serve"))]
+mod stages;
 
 pub use config::EncoderConfig;
 pub use digest::Digest;

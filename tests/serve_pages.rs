@@ -73,7 +73,7 @@ fn pages_ask_nobody_but_the_server() {
 #[test]
 fn every_part_of_the_pages_is_served() {
     let known: BTreeSet<String> = routes().into_iter().filter(|path| path.starts_with("/page/")).collect();
-    let parts = files_of(&folder("src/serve/page")).into_iter();
+    let parts = files_of(&folder("src/serve/http/page")).into_iter();
     let parts = parts.filter(|path| !["html", "json"].iter().any(|kind| path.extension() == Some(kind.as_ref())));
     let names = parts.map(|path| format!("/page/{}", path.file_name().unwrap().display()));
     assert_eq!(names.collect::<BTreeSet<_>>(), known);

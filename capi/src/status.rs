@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::Error;
-use engine::error::{CudaError, InputError};
+use engine::error::ErrorKind;
 
 /// What a call came to.
 #[repr(C)]
@@ -62,36 +62,19 @@ impl Refusal {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let status = match &error {
-            Error::Image(_) => Status::Image,
-            Error::Input(InputError::OutOfMemory { .. }) => Status::OutOfMemory,
-            Error::Input(InputError::Unavailable { .. }) => Status::Unavailable,
-            Error::Input(_) => Status::Input,
-            Error::Config(_) => Status::Config,
-            Error::Checkpoint(_) => Status::Checkpoint,
-            Error::Io { .. } | Error::Hub { .. } => Status::Io,
-            Error::NotFinite { .. } => Status::NotFinite,
-            Error::Threads { .. } => Status::OutOfMemory,
-            Error::Cuda(cuda) => of_cuda(cuda),
-            _ => Status::Internal,
+        let status = match error.kind() {
+            ErrorKind::Image | ErrorKind::ImageFormat | ErrorKind::ImageTooLarge => Status::Image,
+            ErrorKind::Input => Status::Input,
+            ErrorKind::Config => Status::Config,
+            ErrorKind::Checkpoint => Status::Checkpoint,
+            ErrorKind::Io | ErrorKind::Hub => Status::Io,
+            ErrorKind::OutOfMemory => Status::OutOfMemory,
+            ErrorKind::Unavailable => Status::Unavailable,
+            ErrorKind::NotFinite => Status::NotFinite,
+            ErrorKind::Device => Status::Device,
+            ErrorKind::DeviceLost => Status::Lost,
         };
         Self::new(status, error.to_string())
-    }
-}
-
-fn of_cuda(error: &CudaError) -> Status {
-    match error {
-        error if error.is_fatal() => Status::Lost,
-        CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. } => Status::OutOfMemory,
-        CudaError::NoDriver
-        | CudaError::OldDriver { .. }
-        | CudaError::NoDevice { .. }
-        | CudaError::Architecture { .. }
-        | CudaError::Hopper { .. }
-        | CudaError::Model { .. }
-        | CudaError::NoCublas => Status::Unavailable,
-        CudaError::WeightOverflow { .. } => Status::Checkpoint,
-        _ => Status::Device,
     }
 }
 

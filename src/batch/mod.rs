@@ -9,9 +9,12 @@
 mod batcher;
 mod compute;
 mod queue;
+mod reply;
 mod shared;
+mod state;
 mod worker;
 
-pub use batcher::{Batcher, Failure, Place, Reply, Report};
+pub use batcher::{Batcher, Place};
 pub use compute::{Compute, Inputs, Wait};
 pub use queue::{Devices, Limits, Next, Phase, Queue, Refusal, Taken, Ticket};
+pub use reply::{Failure, Reply, Report};

@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::batcher::{Answer, Failure, Inner, Job, Reply, Report};
 use super::compute::{Compute, Inputs, Wait};
 use super::queue::{Devices, Queue, Taken, Ticket};
+use super::reply::{Failure, Reply, Report};
 use super::shared::Turn;
+use super::state::{Answer, Job, State};
 use crate::encoder::Encoded;
 use crate::error::Error;
 
@@ -19,7 +20,7 @@ type Observer = Box<dyn FnMut(&Report) + Send>;
 
 /// The encoder with the batches it was given.
 struct Worker<C: Compute> {
-    inner: Arc<Inner>,
+    state: Arc<State>,
     encoder: C,
     devices: Vec<Device<C::Submission>>,
     observe: Observer,
@@ -78,26 +79,26 @@ impl Batch {
 ///
 /// # Errors
 /// [`Error::Threads`].
-pub(super) fn spawn<C: Compute>(inner: &Arc<Inner>, encoder: C, first: Inputs, observe: Observer) -> Result<(), Error> {
+pub(super) fn spawn<C: Compute>(state: &Arc<State>, encoder: C, first: Inputs, observe: Observer) -> Result<(), Error> {
     let devices = encoder.devices();
     let device = |device| {
-        let waits = if devices == Devices::ONE { None } else { Some(waiter(inner, device)?) };
+        let waits = if devices == Devices::ONE { None } else { Some(waiter(state, device)?) };
         Ok(Device { under_way: VecDeque::new(), waits })
     };
     let devices = (0..devices.count).map(device).collect::<Result<_, Error>>()?;
-    let worker = Worker { inner: inner.clone(), encoder, devices, observe, is_broken: false };
+    let worker = Worker { state: state.clone(), encoder, devices, observe, is_broken: false };
     thread("encoder".to_string(), move || worker.run(first))
 }
 
 /// Starts the thread that waits for a device, and ends when nobody can give it anything any more.
-fn waiter(inner: &Arc<Inner>, device: usize) -> Result<mpsc::Sender<Wait>, Error> {
+fn waiter(state: &Arc<State>, device: usize) -> Result<mpsc::Sender<Wait>, Error> {
     let (sender, waits) = mpsc::channel::<Wait>();
-    let inner = inner.clone();
+    let state = state.clone();
     let run = move || {
         for wait in waits {
             // Whatever happens here, the encoder's thread is told when it collects.
             drop(catch_unwind(AssertUnwindSafe(wait)));
-            inner.shared.change(|queue| queue.computed(device));
+            state.shared.change(|queue| queue.computed(device));
         }
     };
     thread(format!("device {device}"), run)?;
@@ -111,21 +112,21 @@ fn thread(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), Error
 
 impl<C: Compute> Worker<C> {
     fn run(mut self, first: Inputs) {
-        let inner = self.inner.clone();
+        let state = self.state.clone();
         for device in 0..self.devices.len() {
             match self.encode(device, std::slice::from_ref(&first)) {
                 Ok(_) => {}
-                Err(Failure::Lost { reason }) => return inner.lose(&reason),
-                Err(failure) => return inner.lose(&failure.to_string()),
+                Err(Failure::Lost { reason }) => return state.lose(&reason),
+                Err(failure) => return state.lose(&failure.to_string()),
             }
         }
         drop(first);
-        inner.shared.change(Queue::open);
+        state.shared.change(Queue::open);
         loop {
-            match inner.shared.turn(Instant::now) {
+            match state.shared.turn(Instant::now) {
                 Turn::Batch { device, ahead, requests } => self.start(device, Batch::new(requests, ahead)),
                 Turn::Collect { device } => self.collect(device),
-                Turn::Expired(expired) => inner.refuse(expired, || Failure::Expired),
+                Turn::Expired(expired) => state.refuse(expired, || Failure::Expired),
                 Turn::Finished => return,
             }
             if self.is_broken {
@@ -136,19 +137,19 @@ impl<C: Compute> Worker<C> {
 
     /// Gives a batch to a device.
     fn start(&mut self, device: usize, batch: Batch) {
-        self.inner.computing_since()[device].get_or_insert_with(Instant::now);
+        self.state.computing_since()[device].get_or_insert_with(Instant::now);
         match guarded(|| self.encoder.submit(device, &batch.inputs)) {
             Ok(submission) => {
                 let waits = self.devices[device].waits.as_ref();
                 let given = C::wait(&submission).zip(waits).is_some_and(|(wait, waits)| waits.send(wait).is_ok());
                 self.devices[device].under_way.push_back((submission, batch));
                 if !given {
-                    self.inner.shared.change(|queue| queue.computed(device));
+                    self.state.shared.change(|queue| queue.computed(device));
                 }
             }
             Err(failure) => {
                 self.fail(device, batch, failure);
-                self.inner.shared.change(|queue| queue.withdraw(device));
+                self.state.shared.change(|queue| queue.withdraw(device));
                 self.turn_to_next(device);
             }
         }
@@ -168,12 +169,12 @@ impl<C: Compute> Worker<C> {
     fn fail(&mut self, device: usize, mut batch: Batch, failure: Failure) {
         if let Failure::Lost { reason } = &failure {
             self.is_broken = true;
-            self.inner.lose(reason);
+            self.state.lose(reason);
             self.refuse(batch);
         } else if batch.callers.len() > 1 {
             // The fault may be one request's: each alone, it meets nobody else.
             for alone in batch.split() {
-                if self.inner.is_lost() {
+                if self.state.is_lost() {
                     self.refuse(alone);
                     continue;
                 }
@@ -183,7 +184,7 @@ impl<C: Compute> Worker<C> {
                 }
             }
         } else if let Some(Caller { ticket, answer, .. }) = batch.callers.pop() {
-            self.inner.answer(ticket, answer, Err(failure));
+            self.state.answer(ticket, answer, Err(failure));
         }
     }
 
@@ -197,7 +198,7 @@ impl<C: Compute> Worker<C> {
             let end = start + input.num_output_tiles() * self.encoder.tile_embeddings_len();
             let reply = Reply { batch: batch.clone(), part: start..end, queued, encoded, timing, batch_requests };
             start = end;
-            self.inner.answer(ticket, answer, Ok(reply));
+            self.state.answer(ticket, answer, Ok(reply));
         }
     }
 
@@ -213,13 +214,13 @@ impl<C: Compute> Worker<C> {
 
     fn refuse(&self, batch: Batch) {
         for Caller { ticket, answer, .. } in batch.callers {
-            self.inner.answer(ticket, answer, Err(self.inner.loss()));
+            self.state.answer(ticket, answer, Err(self.state.loss()));
         }
     }
 
     /// One batch, from its begin to its end.
     fn encode(&mut self, device: usize, inputs: &[Inputs]) -> Result<Encoded, Failure> {
-        self.inner.computing_since()[device] = Some(Instant::now());
+        self.state.computing_since()[device] = Some(Instant::now());
         let result = guarded(|| {
             let submission = self.encoder.submit(device, inputs)?;
             self.encoder.finish(submission)
@@ -231,7 +232,7 @@ impl<C: Compute> Worker<C> {
     /// Notes that a device turns to what it has next, if it has anything.
     fn turn_to_next(&self, device: usize) {
         let has_any = !self.devices[device].under_way.is_empty();
-        self.inner.computing_since()[device] = has_any.then(Instant::now);
+        self.state.computing_since()[device] = has_any.then(Instant::now);
     }
 }
 

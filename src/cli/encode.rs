@@ -9,12 +9,13 @@ use safetensors::Dtype;
 
 use super::bench::peak_rss_bytes;
 use super::model::EncoderOptions;
-use super::output::{Entry, Output, OutputPath};
+use super::output::{Output, OutputPath};
 use super::pictures::{self, Picture};
 use super::pixels::PixelFile;
 use super::report_file::ReportFile;
 use super::{progress, table};
-use crate::digest::Digest;
+use crate::digest::{DIGEST_LEN, Digest};
+use crate::embeddings_file::{self, Entry};
 use crate::encoder::{Device, Encoder};
 use crate::error::Result;
 use crate::image::Tiles;
@@ -47,9 +48,6 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
-
-/// Bytes of a content hash.
-const DIGEST_LEN: usize = 32;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
@@ -92,10 +90,9 @@ fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Ou
     let [b, rows, width] = encodings.shape;
     println!("embeddings [{b}, {rows}, {width}] in {seconds:.2} s");
     if let Some(output) = output {
-        let entry = |name: &str, dtype, shape| Entry { name: name.into(), dtype, shape };
         let entries = [
-            entry("embeddings", Dtype::F32, encodings.shape.to_vec()),
-            entry("content_hash", Dtype::U8, vec![1, DIGEST_LEN]),
+            Entry::new("embeddings", Dtype::F32, encodings.shape),
+            Entry::new("content_hash", Dtype::U8, [1, DIGEST_LEN]),
         ];
         output.begin(&entries, &metadata(encoder, None))?;
         output.values(&encodings.embeddings)?;
@@ -135,13 +132,8 @@ fn encode_pictures(
     let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
     let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
     if let Some(output) = &mut output {
-        let entry = |name: &str, dtype, shape| Entry { name: name.into(), dtype, shape };
-        let entries = [
-            entry("num_tiles", Dtype::I64, vec![pictures.len()]),
-            entry("aspect_ratio", Dtype::I64, vec![pictures.len(), 2]),
-            entry("embeddings", Dtype::F32, vec![num_tiles * tokens, width]),
-            entry("content_hash", Dtype::U8, vec![pictures.len(), DIGEST_LEN]),
-        ];
+        let embeddings = [num_tiles * tokens, width];
+        let entries = embeddings_file::entries(pictures.len(), embeddings, crate::Dtype::F32, pictures.len());
         output.begin(&entries, &metadata(encoder, Some(preprocessor.preprocess().name())))?;
         output.integers(pictures.iter().map(|p| p.canvas.num_tiles()))?;
         output.integers(pictures.iter().flat_map(|p| p.canvas.aspect_ratio))?;
@@ -194,19 +186,10 @@ fn line(picture: &Picture, embeddings: &[f32], width: usize) -> [String; 6] {
     ]
 }
 
-/// What the file says of how its embeddings were made.
+/// The metadata of the file of this encoder's embeddings.
 fn metadata(encoder: &Encoder, preprocess: Option<&str>) -> Vec<(&'static str, String)> {
-    let config = encoder.config();
-    let mut metadata = vec![
-        ("tilesight_version", env!("CARGO_PKG_VERSION").to_string()),
-        ("semantics", encoder.semantics().name().to_string()),
-        ("computed_in", encoder.precision().activations.to_string()),
-        ("tokens_per_tile", config.num_tokens().to_string()),
-        ("tile_size", config.tile_size.to_string()),
-        ("max_num_tiles", config.max_num_tiles.to_string()),
-    ];
-    metadata.extend(preprocess.map(|name| ("preprocess", name.to_string())));
-    metadata
+    let computed_in = encoder.precision().activations;
+    embeddings_file::metadata(encoder.config(), encoder.semantics(), computed_in, preprocess)
 }
 
 /// A bar that follows the steps of the plan. On a GPU a batch is one launch, which nobody can follow, so there it only

@@ -1,16 +1,15 @@
 //! Files that are written while the work goes on: the place is opened before any work, the shapes are known from the
 //! pictures' headers, and a file appears under its name only when it is whole.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
 use tempfile::NamedTempFile;
 
+use crate::embeddings_file::{self, Entry};
 use crate::error::{Error, Result};
 
 /// What a file is, by its extension.
@@ -61,13 +60,6 @@ enum Target {
     Direct(BufWriter<File>),
 }
 
-/// A tensor of an output file.
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-}
-
 impl Output {
     /// Opens the place.
     ///
@@ -98,10 +90,9 @@ impl Output {
     /// tensor only, and drops the rest.
     pub(super) fn begin(&mut self, entries: &[Entry], metadata: &[(&str, String)]) -> Result<()> {
         let header = match self.format {
-            Format::Safetensors => safetensors_header(entries, metadata),
-            Format::Npy => npy_header(entries),
+            Format::Safetensors => embeddings_file::header(entries, metadata),
+            Format::Npy => npy_header(entries).map_err(Error::io(&self.path))?,
         };
-        let header = header.map_err(Error::io(&self.path))?;
         self.write(&header)
     }
 
@@ -120,7 +111,7 @@ impl Output {
     /// Appends I64 values.
     pub(super) fn integers(&mut self, values: impl Iterator<Item = usize>) -> Result<()> {
         match self.format {
-            Format::Safetensors => self.write(&values.flat_map(|x| (x as i64).to_le_bytes()).collect::<Vec<_>>()),
+            Format::Safetensors => self.write(&embeddings_file::integers(values.map(|value| value as i64))),
             Format::Npy => Ok(()),
         }
     }
@@ -153,24 +144,6 @@ impl Output {
         };
         written.map_err(Error::io(&self.path))
     }
-}
-
-fn safetensors_header(entries: &[Entry], metadata: &[(&str, String)]) -> io::Result<Vec<u8>> {
-    let mut start = 0;
-    let tensors = entries.iter().map(|entry| {
-        let end = start + entry.shape.iter().product::<usize>() * entry.dtype.bitsize() / 8;
-        let info = TensorInfo { dtype: entry.dtype, shape: entry.shape.clone(), data_offsets: (start, end) };
-        start = end;
-        (entry.name.clone(), info)
-    });
-    let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
-    let header = Metadata::new(Some(metadata), tensors.collect()).map_err(io::Error::other)?;
-    let mut json = serde_json::to_vec(&header)?;
-    // Values start on 8 bytes, so that readers can map them.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(json);
-    Ok(bytes)
 }
 
 fn npy_header(entries: &[Entry]) -> io::Result<Vec<u8>> {

@@ -6,9 +6,10 @@ use clap::Args;
 use safetensors::Dtype;
 
 use super::model::{Model, Preprocessing};
-use super::output::{Entry, Format, Output, OutputPath};
+use super::output::{Format, Output, OutputPath};
 use super::{pictures, progress, table};
 use crate::checkpoint::demo_config;
+use crate::embeddings_file::Entry;
 use crate::error::{InputError, Result};
 use crate::image::{Preprocess, Preprocessor};
 use crate::plan::Semantics;
@@ -41,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let side = preprocessor.tile_size();
     if let Some(output) = &mut output {
         let mut entries = Vec::new();
-        let mut entry = |name, dtype, shape| entries.push(Entry { name, dtype, shape });
+        let mut entry = |name, dtype, shape: Vec<usize>| entries.push(Entry::new(name, dtype, shape));
         for number in 0..pictures.len() {
             entry(format!("image{number}.aspect_ratio"), Dtype::I64, vec![2]);
         }

@@ -1,5 +1,11 @@
 //! What can go wrong with a GPU, its driver, or the libraries beside it.
 
+use super::ErrorKind;
+use crate::dtype::Dtype;
+
+/// The driver's status of a call that lacked memory for itself.
+const CUDA_ERROR_OUT_OF_MEMORY: u32 = 2;
+
 /// What went wrong on the way to a GPU or on it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -80,7 +86,7 @@ pub enum CudaError {
         /// How many.
         count: u32,
         /// The element type.
-        dtype: crate::Dtype,
+        dtype: Dtype,
     },
     /// A call to the driver failed.
     #[error("{call} failed: {name} ({code}){}", if *fatal { "; the GPU's state is lost, start the process again" } else { "" })]
@@ -118,5 +124,24 @@ impl CudaError {
     /// encoder usable.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Driver { fatal: true, .. })
+    }
+
+    /// What a caller could do about it.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Lost { .. } | Self::Driver { fatal: true, .. } => ErrorKind::DeviceLost,
+            Self::OutOfMemory { .. }
+            | Self::OutOfPinnedMemory { .. }
+            | Self::Driver { code: CUDA_ERROR_OUT_OF_MEMORY, .. } => ErrorKind::OutOfMemory,
+            Self::NoDriver
+            | Self::OldDriver { .. }
+            | Self::NoDevice { .. }
+            | Self::Architecture { .. }
+            | Self::Hopper { .. }
+            | Self::Model { .. }
+            | Self::NoCublas => ErrorKind::Unavailable,
+            Self::WeightOverflow { .. } => ErrorKind::Checkpoint,
+            Self::Driver { .. } | Self::Cublas { .. } => ErrorKind::Device,
+        }
     }
 }

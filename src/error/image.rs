@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::ErrorKind;
+
 /// What is wrong with a picture.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -76,4 +78,18 @@ pub enum ImageError {
         /// The canvas' height in pixels.
         canvas_height: usize,
     },
+}
+
+impl ImageError {
+    /// What a caller could do about it.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InFile { source, .. } => source.kind(),
+            Self::UnknownFormat { .. } | Self::Unsupported { .. } => ErrorKind::ImageFormat,
+            Self::TooLarge { .. } => ErrorKind::ImageTooLarge,
+            Self::Empty { .. } | Self::Damaged { .. } | Self::Channels { .. } | Self::TooNarrow { .. } => {
+                ErrorKind::Image
+            }
+        }
+    }
 }

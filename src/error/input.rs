@@ -1,5 +1,7 @@
 //! What can be wrong with the tensors or options of one call.
 
+use super::ErrorKind;
+
 /// What is wrong with the tensors or options of one call.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -138,4 +140,26 @@ pub enum InputError {
         /// Bytes asked for.
         bytes: u64,
     },
+}
+
+impl InputError {
+    /// What a caller could do about it.
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::Shape { .. }
+            | Self::Dtype { .. }
+            | Self::Missing { .. }
+            | Self::Empty { .. }
+            | Self::NoAspectRatio { .. }
+            | Self::TooFewTiles { .. }
+            | Self::AspectRatio { .. }
+            | Self::NoPositionTable { .. }
+            | Self::MetaTiles { .. }
+            | Self::NotFinite { .. }
+            | Self::Handle { .. }
+            | Self::DeviceMemory { .. } => ErrorKind::Input,
+        }
+    }
 }

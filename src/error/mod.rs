@@ -8,6 +8,7 @@ mod config;
 mod cuda;
 mod image;
 mod input;
+mod kind;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ pub use config::ConfigError;
 pub use cuda::CudaError;
 pub use image::ImageError;
 pub use input::InputError;
+pub use kind::ErrorKind;
 
 /// The result of everything that can fail in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -74,6 +76,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a caller could do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config(_) => ErrorKind::Config,
+            Self::Checkpoint(_) => ErrorKind::Checkpoint,
+            Self::Image(error) => error.kind(),
+            Self::Input(error) => error.kind(),
+            Self::Cuda(error) => error.kind(),
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Hub { .. } => ErrorKind::Hub,
+            Self::NotFinite { .. } => ErrorKind::NotFinite,
+            Self::Threads { .. } => ErrorKind::OutOfMemory,
+        }
+    }
+
     /// An [`Error::Io`] at `path`; made for `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

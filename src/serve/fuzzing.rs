@@ -3,10 +3,12 @@
 use axum::body::Bytes;
 use axum::http::HeaderValue;
 
-use super::refused::Refused;
-use super::shared_memory::Regions;
-use super::tensors::{Contents, Tensors};
-use super::{grpc, infer};
+use super::core::error::ApiError;
+use super::core::pipeline::InferRequest;
+use super::core::shared_memory::Regions;
+use super::core::tensors::Contents;
+use super::grpc;
+use super::http::infer;
 
 /// What a body asks for over HTTP, with the header that says how long its JSON is, where there is one: how many files or
 /// values it has. The status and the reason where it is refused.
@@ -16,8 +18,7 @@ use super::{grpc, infer};
 pub fn http(json_len: Option<&[u8]>, body: &[u8]) -> Result<usize, (u16, String)> {
     // What cannot be a header's value never comes here.
     let json_len = json_len.map(|value| HeaderValue::from_bytes(value).unwrap_or(HeaderValue::from_static("")));
-    let asked = infer::Asked::read(json_len.as_ref(), Bytes::copy_from_slice(body), &Regions::new(1), |_| Ok(()));
-    count(asked.map(|asked| asked.tensors))
+    count(infer::read(json_len.as_ref(), Bytes::copy_from_slice(body), &Regions::new(1), &|_| Ok(())))
 }
 
 /// The same of a message over gRPC.
@@ -25,14 +26,13 @@ pub fn http(json_len: Option<&[u8]>, body: &[u8]) -> Result<usize, (u16, String)
 /// # Errors
 /// Likewise.
 pub fn grpc(message: &[u8]) -> Result<usize, (u16, String)> {
-    let asked = grpc::message::Asked::read(Bytes::copy_from_slice(message), &Regions::new(1), |_| Ok(()));
-    count(asked.map(|asked| asked.tensors))
+    count(grpc::message::read(Bytes::copy_from_slice(message), &Regions::new(1), &|_| Ok(())))
 }
 
-fn count(tensors: Result<Tensors, Refused>) -> Result<usize, (u16, String)> {
-    match tensors.and_then(Tensors::into_contents) {
+fn count(request: Result<InferRequest, ApiError>) -> Result<usize, (u16, String)> {
+    match request.and_then(|request| request.tensors.into_contents()) {
         Ok(Contents::Pictures(files)) => Ok(files.len()),
         Ok(Contents::Pixels { values, .. }) => Ok(values.len()),
-        Err(refused) => Err((refused.status().as_u16(), refused.message())),
+        Err(error) => Err((error.status().as_u16(), error.message())),
     }
 }

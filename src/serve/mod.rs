@@ -1,41 +1,26 @@
 //! The server: `POST /v1/encode`, the Open Inference Protocol over HTTP and gRPC, health and metrics, around one
 //! [`Batcher`].
 //!
+//! `http/` and `grpc/` are two transports over `core/`, which knows neither of them. `connection/` carries both.
+//!
 //! ```text
 //! request ── admitted ── body read ── header read ── decoded, cut ── queued ── encoded ── answered
 //!            429, 503    408, 413     413, 415       4xx             504       5xx
 //! ```
 
-mod body;
-mod cache;
 mod connection;
-mod deadline;
+mod core;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
-mod health;
-mod infer;
-mod log;
-mod metrics;
-mod output;
-mod outputs;
-mod page;
-mod picture;
-mod protocol;
-mod refused;
-mod service;
-mod shared_memory;
-mod statistics;
-mod tensors;
-#[cfg(feature = "otel")]
-mod traces;
+mod http;
+mod options;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -44,46 +29,13 @@ use crate::batch::{Batcher, Inputs, Limits};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
-pub use connection::Connections;
 use connection::Protocol;
-use metrics::Metrics;
-use service::Service;
-
-/// What a server takes and how long it waits.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The address to listen on for HTTP; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// The address to listen on for gRPC, where it is served.
-    pub grpc_listen: Option<SocketAddr>,
-    /// What connections may take.
-    pub connections: Connections,
-    /// Requests between their first byte and the last byte of their answer.
-    pub max_requests: usize,
-    /// Bytes that all of them hold together: bodies, pixels and embeddings.
-    pub max_bytes: u64,
-    /// The largest body.
-    pub max_body_bytes: usize,
-    /// The most pixels of a picture. Decoding takes up to 16 bytes a pixel on each of `image_threads` threads.
-    pub max_pixels: usize,
-    /// Pictures that are decoded and cut at once.
-    pub image_threads: usize,
-    /// Regions of system shared memory that clients may register; with none, Triton's extension for them is off.
-    pub shared_memory_regions: usize,
-    /// Bytes of embeddings that are kept by their content hash, beside `max_bytes`; with none, all are encoded.
-    pub answer_cache: u64,
-    /// Where spans of OpenTelemetry are sent, if anywhere: a collector's address, as `http://127.0.0.1:4317`.
-    #[cfg(feature = "otel")]
-    pub otlp_endpoint: Option<String>,
-    /// How long a batch that is not full waits for more.
-    pub max_delay: Duration,
-    /// How long a request may take in all; a client may ask for less.
-    pub timeout: Duration,
-    /// How long a batch may compute before the encoder counts as lost.
-    pub batch_timeout: Duration,
-    /// How long requests that are there are worked on after the first signal to end.
-    pub drain_timeout: Duration,
-}
+use core::metrics::Metrics;
+use core::model::Model;
+use core::service::Service;
+#[cfg(feature = "otel")]
+use core::traces::Traces;
+pub use options::{Connections, Options};
 
 /// Where a server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +103,8 @@ pub fn serve(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
 async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses)) -> Result<(), ServeError> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-    let http = listen(options.listen).await?;
-    let grpc = match options.grpc_listen {
+    let http_listener = listen(options.listen).await?;
+    let grpc_listener = match options.grpc_listen {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
@@ -161,10 +113,12 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
     let connections = |listener: TcpListener, router: Router, protocol: Protocol| {
         tokio::spawn(connection::serve(listener, router, protocol, options.connections, closed.clone()))
     };
-    let addresses =
-        Addresses { http: http.local_addr()?, grpc: grpc.as_ref().map(TcpListener::local_addr).transpose()? };
-    let http = connections(http, router(service.clone()), Protocol::Http1);
-    let grpc = grpc.map(|listener| connections(listener, grpc::router(service.clone()), Protocol::Http2));
+    let addresses = Addresses {
+        http: http_listener.local_addr()?,
+        grpc: grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+    };
+    let http = connections(http_listener, http::router(service.clone()), Protocol::Http1);
+    let grpc = grpc_listener.map(|listener| connections(listener, grpc::router(service.clone()), Protocol::Http2));
     started(addresses);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {
@@ -177,7 +131,7 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
         };
         drop(tokio::time::timeout(LAST_ANSWERS, all_closed).await);
         #[cfg(feature = "otel")]
-        drop(tokio::task::spawn_blocking(move || service.traces.as_ref().map(traces::Traces::end)).await);
+        drop(tokio::task::spawn_blocking(move || service.traces.as_ref().map(Traces::end)).await);
     }
     result
 }
@@ -225,7 +179,7 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, ServeErro
         shape: [1, num_tiles, config.in_channels, config.tile_size, config.tile_size],
         aspect_ratio: Some(vec![[1, 1]]),
     };
-    let model = service::Model::of(&mut encoder);
+    let model = Model::new(&mut encoder);
     let metrics = Arc::new(Metrics::default());
     let counted = metrics.clone();
     let batcher = Batcher::observed(encoder, limits, first, move |batch| counted.observe_batch(batch))?;
@@ -233,39 +187,10 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, ServeErro
     let mut service = Service::new(batcher, model, metrics, options.clone());
     #[cfg(feature = "otel")]
     if let Some(endpoint) = &options.otlp_endpoint {
-        service.traces = Some(traces::Traces::start(endpoint)?);
+        let traces = Traces::start(endpoint);
+        service.traces = Some(traces.map_err(|error| ServeError::Traces { reason: error.to_string() })?);
     }
     Ok(service)
-}
-
-fn router(service: Arc<Service>) -> Router {
-    let infer = post(infer::infer);
-    let shared_memory = if service.regions.is_on() { shared_memory::http::routes() } else { Router::new() };
-    Router::new()
-        .route("/v1/encode", post(picture::encode))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/v2", get(protocol::server))
-        .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
-        .route("/v2/models/{model}", get(protocol::model))
-        .route("/v2/models/{model}/config", get(protocol::config))
-        .route("/v2/models/{model}/ready", get(protocol::ready))
-        .route("/v2/models/{model}/infer", infer.clone())
-        .route("/v2/models/{model}/versions/1", get(protocol::model))
-        .route("/v2/models/{model}/versions/1/config", get(protocol::config))
-        .route("/v2/models/{model}/versions/1/ready", get(protocol::ready))
-        .route("/v2/models/{model}/versions/1/infer", infer)
-        .route("/v2/models/{model}/stats", get(protocol::statistics))
-        .route("/v2/models/{model}/versions/1/stats", get(protocol::statistics))
-        .route("/v2/models/stats", get(protocol::all_statistics))
-        .route("/v2/repository/index", post(protocol::repository))
-        .merge(shared_memory)
-        .merge(page::routes())
-        .fallback(refused::no_such_path)
-        .layer(axum::middleware::from_fn_with_state(service.clone(), log::requests))
-        .with_state(service)
 }
 
 /// Returns when the encoder is lost, which includes a batch that takes too long; says why.

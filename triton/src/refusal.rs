@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 
 use tilesight::Error;
-use tilesight::error::{CudaError, InputError};
+use tilesight::error::ErrorKind;
 
 use crate::api::{self, ErrorCode, LogLevel};
 
@@ -48,24 +48,17 @@ impl Refusal {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let code = match &error {
-            Error::Image(_) | Error::Config(_) | Error::Checkpoint(_) => ErrorCode::INVALID_ARG,
-            Error::Input(InputError::OutOfMemory { .. }) | Error::Threads { .. } => ErrorCode::UNAVAILABLE,
-            Error::Input(InputError::Unavailable { .. }) => ErrorCode::UNSUPPORTED,
-            Error::Input(_) => ErrorCode::INVALID_ARG,
-            Error::Io { .. } => ErrorCode::NOT_FOUND,
-            Error::Cuda(cuda) if cuda.is_fatal() => ErrorCode::UNAVAILABLE,
-            Error::Cuda(CudaError::OutOfMemory { .. } | CudaError::OutOfPinnedMemory { .. }) => ErrorCode::UNAVAILABLE,
-            Error::Cuda(
-                CudaError::NoDriver
-                | CudaError::OldDriver { .. }
-                | CudaError::NoDevice { .. }
-                | CudaError::Architecture { .. }
-                | CudaError::Hopper { .. }
-                | CudaError::Model { .. }
-                | CudaError::NoCublas,
-            ) => ErrorCode::UNSUPPORTED,
-            _ => ErrorCode::INTERNAL,
+        let code = match error.kind() {
+            ErrorKind::Config
+            | ErrorKind::Checkpoint
+            | ErrorKind::Image
+            | ErrorKind::ImageFormat
+            | ErrorKind::ImageTooLarge
+            | ErrorKind::Input => ErrorCode::INVALID_ARG,
+            ErrorKind::Unavailable => ErrorCode::UNSUPPORTED,
+            ErrorKind::Io => ErrorCode::NOT_FOUND,
+            ErrorKind::OutOfMemory | ErrorKind::DeviceLost => ErrorCode::UNAVAILABLE,
+            ErrorKind::Hub | ErrorKind::NotFinite | ErrorKind::Device => ErrorCode::INTERNAL,
         };
         Self::new(code, error.to_string())
     }

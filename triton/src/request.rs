@@ -167,12 +167,8 @@ impl Request {
                 return Err(refuse());
             }
             // SAFETY: the value of a text is the text, which lives as long as the request.
-            return match unsafe { named(value.cast()) }? {
-                "FP32" => Ok(Some(Dtype::F32)),
-                "FP16" => Ok(Some(Dtype::F16)),
-                "BF16" => Ok(Some(Dtype::Bf16)),
-                _ => Err(refuse()),
-            };
+            let name = unsafe { named(value.cast()) }?;
+            return Dtype::from_kserve_name(name).map(Some).ok_or_else(refuse);
         }
         Ok(None)
     }

@@ -8,13 +8,14 @@ use indicatif::ProgressBar;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
-use super::samples::{Sample, Stage, Stages};
+use super::samples::Sample;
 use super::scenario::{BatchKind, Prepared, Run, Turns, Until, prepare, show};
 use crate::batch::{Batcher, Failure, Inputs, Limits, Phase, Place, Reply};
 use crate::cli::inputs::Input;
-use crate::encoder::{Encoder, Timing};
+use crate::encoder::Encoder;
 use crate::error::{CudaError, Error, Result};
 use crate::image::Tiles;
+use crate::stages::{Stage, StageTimes};
 
 /// Queries that wait at most: as many as the server lets in unless told otherwise. More are refused, and counted.
 const MAX_REQUESTS: usize = 256;
@@ -169,13 +170,10 @@ impl Query<'_> {
 }
 
 /// Where a query's time went: what no stage had, it waited.
-fn stages_of(reply: &Reply, late: Duration, mut stages: Stages) -> Stages {
-    let busy = match reply.timing {
-        Timing::Host { compute } => compute,
-        Timing::Gpu { h2d, compute, d2h } => h2d + compute + d2h,
-    };
-    stages.add_timing(reply.timing);
-    stages.add(Stage::Queue, late + reply.queued + reply.encoded.saturating_sub(busy));
+fn stages_of(reply: &Reply, late: Duration, mut stages: StageTimes) -> StageTimes {
+    let busy = StageTimes::from(reply.timing);
+    stages.append(&busy);
+    stages.add(Stage::Queue, late + reply.queued + reply.encoded.saturating_sub(busy.total()));
     stages
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::environment::Environment;
-use super::samples::{Sample, Stage, Summary, median_latencies, rates, stages};
+use super::samples::{Sample, Summary, median_latencies, rates, stages};
 use super::scenario::{BatchKind, Run, Scenario};
 use crate::cli::inputs::Input;
 use crate::cli::profile::StepKind;
@@ -13,6 +13,7 @@ use crate::cli::{VERSION, readable_bytes, table};
 use crate::digest::Digest;
 use crate::encoder::Encoder;
 use crate::plan::{Peak, Spread};
+use crate::stages::Stage;
 
 /// A benchmark, whole.
 pub(super) struct Report {

@@ -1,68 +1,12 @@
 //! What a run leaves: a sample for each query, and what can be said of many.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use crate::encoder::Timing;
 use crate::plan::Spread;
+use crate::stages::{Stage, StageTimes};
 
 /// Groups of queries that a run is cut into, to see how much it varies in itself.
 const GROUPS: usize = 10;
-
-/// Where the time of a query goes, in the order of its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Stage {
-    /// A file becomes a picture.
-    Decode,
-    /// A picture becomes tiles.
-    Preprocess,
-    /// All waiting.
-    Queue,
-    /// The encoder on the CPU.
-    Compute,
-    /// Pixels go to the GPU.
-    H2d,
-    /// The encoder on the GPU.
-    Gpu,
-    /// Embeddings come back.
-    D2h,
-}
-
-impl Stage {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Decode, Self::Preprocess, Self::Queue, Self::Compute, Self::H2d, Self::Gpu, Self::D2h];
-
-    pub(super) fn name(self) -> &'static str {
-        ["decode", "preprocess", "queue", "compute", "h2d", "gpu", "d2h"][self as usize]
-    }
-}
-
-/// Seconds of each stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Stages([f64; Stage::ALL.len()]);
-
-impl Stages {
-    pub(super) fn add(&mut self, stage: Stage, time: Duration) {
-        self.0[stage as usize] += time.as_secs_f64();
-    }
-
-    pub(super) fn add_timing(&mut self, timing: Timing) {
-        match timing {
-            Timing::Host { compute } => self.add(Stage::Compute, compute),
-            Timing::Gpu { h2d, compute, d2h } => {
-                self.add(Stage::H2d, h2d);
-                self.add(Stage::Gpu, compute);
-                self.add(Stage::D2h, d2h);
-            }
-        }
-    }
-
-    pub(super) fn of(&self, stage: Stage) -> f64 {
-        self.0[stage as usize]
-    }
-}
 
 /// One query.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,7 +19,7 @@ pub(super) struct Sample {
     /// Tiles whose embeddings came out.
     pub(super) tiles: usize,
     pub(super) flops: u64,
-    pub(super) stages: Stages,
+    pub(super) stages: StageTimes,
 }
 
 impl Sample {
@@ -118,7 +62,7 @@ impl Summary {
 /// The stages that took any time, in the order of the way.
 pub(super) fn stages(samples: &[Sample]) -> Vec<(Stage, Summary)> {
     let summary = |stage: Stage| {
-        let times = samples.iter().map(|sample| sample.stages.of(stage));
+        let times = samples.iter().map(|sample| sample.stages.time(stage).as_secs_f64());
         Some((stage, Summary::of(times).filter(|all| all.max > 0.0)?))
     };
     Stage::ALL.into_iter().filter_map(summary).collect()
@@ -166,7 +110,7 @@ mod tests {
     use super::*;
 
     fn sample(start: f64, end: f64, images: usize) -> Sample {
-        Sample { start, end, images, tiles: 4 * images, flops: 1, stages: Stages::default() }
+        Sample { start, end, images, tiles: 4 * images, flops: 1, stages: StageTimes::default() }
     }
 
     #[test]
@@ -191,16 +135,5 @@ mod tests {
         let latencies = median_latencies(&samples).unwrap();
         assert_eq!((latencies.least, latencies.most), (0.25, 0.25));
         assert_eq!(rates(&samples[..1], |sample| sample.images), None, "one group has no spread");
-    }
-
-    #[test]
-    fn stages_add_up() {
-        let mut stages = Stages::default();
-        stages.add(Stage::Decode, Duration::from_millis(500));
-        stages.add_timing(Timing::Host { compute: Duration::from_secs(2) });
-        stages.add_timing(Timing::Host { compute: Duration::from_secs(1) });
-        let times: Vec<f64> = Stage::ALL.map(|stage| stages.of(stage)).into();
-        assert_eq!(times, [0.5, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0]);
-        assert!(Stage::ALL.iter().all(|stage| serde_json::to_value(stage).unwrap() == stage.name()));
     }
 }

@@ -9,11 +9,12 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use super::samples::{Sample, Stage, Stages};
+use super::samples::Sample;
 use crate::cli::inputs::{Decoded, Input};
 use crate::encoder::{Encoder, Input as EncoderInput, Submission};
 use crate::error::Result;
 use crate::image::Tiles;
+use crate::stages::{Stage, StageTimes};
 
 /// How queries come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,12 +124,12 @@ impl<'a> Turns<'a> {
 /// What is to be encoded together, cut, and what that took.
 pub(super) struct Prepared {
     pub(super) tiles: Vec<Arc<Tiles>>,
-    pub(super) stages: Stages,
+    pub(super) stages: StageTimes,
 }
 
 /// Decodes and cuts, in parallel. Tiles that are there already take no stage.
 pub(super) fn prepare(inputs: &[&Input]) -> Result<Prepared> {
-    let mut stages = Stages::default();
+    let mut stages = StageTimes::default();
     let begin = Instant::now();
     let decoded = inputs.par_iter().map(|input| input.decode()).collect::<Result<Vec<_>>>()?;
     let is_decoded = Instant::now();
@@ -148,15 +149,15 @@ fn submit(encoder: &mut Encoder, device: usize, tiles: &[Arc<Tiles>]) -> Result<
 }
 
 /// Encodes inputs together; hands over what came of it, and what that took.
-pub(super) fn encode(encoder: &mut Encoder, inputs: &[&Input]) -> Result<(Vec<f32>, Stages)> {
+pub(super) fn encode(encoder: &mut Encoder, inputs: &[&Input]) -> Result<(Vec<f32>, StageTimes)> {
     let Prepared { tiles, mut stages } = prepare(inputs)?;
     let submission = submit(encoder, 0, &tiles)?;
     let encoded = encoder.finish(submission)?;
-    stages.add_timing(encoded.timing);
+    stages.append(&encoded.timing.into());
     Ok((encoded.embeddings, stages))
 }
 
-fn sample(inputs: &[&Input], [start, end]: [Instant; 2], begin: Instant, stages: Stages) -> Sample {
+fn sample(inputs: &[&Input], [start, end]: [Instant; 2], begin: Instant, stages: StageTimes) -> Sample {
     let seconds = |at: Instant| at.duration_since(begin).as_secs_f64();
     Sample {
         start: seconds(start),
@@ -219,7 +220,7 @@ struct Ahead<'a> {
     inputs: Vec<&'a Input>,
     submission: Submission,
     start: Instant,
-    stages: Stages,
+    stages: StageTimes,
 }
 
 /// Batches as full as they go. While one computes the next is decoded and cut; each device has as many as it can.
@@ -244,7 +245,7 @@ pub(super) fn offline(encoder: &mut Encoder, inputs: &[Input], until: Until, bar
         let mut collect = |encoder: &mut Encoder, batch: Ahead| -> Result<()> {
             let Ahead { inputs, submission, start, mut stages } = batch;
             let encoded = encoder.finish(submission)?;
-            stages.add_timing(encoded.timing);
+            stages.append(&encoded.timing.into());
             run.samples.push(sample(&inputs, [start, Instant::now()], begin, stages));
             run.batches.push(batch_kind(&inputs));
             done += inputs.len();

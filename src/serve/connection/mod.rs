@@ -4,8 +4,8 @@
 //! have a time, after which the connection is closed and what its request holds is given back. Bodies have the request's
 //! deadline.
 
-mod patience;
 mod requests;
+mod timeouts;
 
 use std::convert::Infallible;
 use std::io;
@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 
-use patience::Impatient;
+use super::options::Connections;
 use requests::{Answer, Requests, UnderWay};
+use timeouts::Impatient;
 
 /// How long nothing is accepted after the system had no room for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,24 +33,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Calls of a connection of HTTP/2 at once; a client with more of them waits.
 const MAX_CALLS: u32 = 256;
 
-/// What connections may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Connections {
-    /// How many there are at once; more wait to be accepted.
-    pub max: usize,
-    /// How long a request's head may take, from its first byte or, the first one's, from the connection's beginning.
-    pub header_timeout: Duration,
-    /// How long a connection may stay between an answer and the next request.
-    pub idle_timeout: Duration,
-    /// How long the reader of an answer may take nothing of it, or less than `min_read_rate` allows.
-    pub write_timeout: Duration,
-    /// How many bytes a second the reader of an answer takes at least, over each `write_timeout`.
-    pub min_read_rate: u64,
-}
-
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Http1,
     /// Without TLS, from the first byte on.
     Http2,

@@ -10,8 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::Protocol;
 use super::requests::Requests;
-use super::{Connections, Protocol};
+use crate::serve::options::Connections;
 
 /// Bytes of a frame that answers a ping or settings; whoever sends those has taken nothing of an answer.
 const MAX_REPLY: usize = 17;

@@ -13,11 +13,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::cache::Lookup;
-use super::metrics::{Stage, Timing};
-use super::refused::Refused;
-use super::service::{Answer, Service};
+use super::outcome::RequestOutcome;
+use super::service::Service;
 #[cfg(feature = "otel")]
-use super::traces::Begun;
+use super::traces::SpanStart;
+use crate::stages::Stage;
 
 /// The header that names a request; one that comes without is given a name.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,64 +25,31 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest name that is taken over.
 const MAX_ID_LEN: usize = 128;
 
-/// What an answer tells the log, beside its status.
-#[derive(Debug, Clone)]
-pub(super) enum Told {
-    /// What was encoded.
-    Encoded {
-        images: usize,
-        tiles: i64,
-        batch_requests: usize,
-        content_hash: String,
-        timing: Timing,
-        lookup: Option<Lookup>,
-    },
-    /// Why nothing was; the status is HTTP's, whichever protocol it is.
-    Refused { reason: String, status: u16 },
-}
-
-impl Told {
-    pub(super) fn of(answer: &Answer) -> Self {
-        Self::Encoded {
-            images: answer.num_tiles.len(),
-            tiles: answer.num_tiles.iter().sum(),
-            batch_requests: answer.reply.batch_requests,
-            content_hash: answer.content_hash().to_string(),
-            timing: answer.timing,
-            lookup: answer.lookup,
-        }
-    }
-
-    pub(super) fn refused(refused: &Refused) -> Self {
-        Self::Refused { reason: refused.message(), status: refused.status().as_u16() }
-    }
-}
-
 /// Tells of a request when its answer begins to leave. What only looks (health, metrics, metadata) is logged for debugging.
-pub(super) async fn requests(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+pub(crate) async fn requests(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let record = Record::open(&service, &head);
     let mut response = next.run(Request::from_parts(head, body)).await;
-    let told = response.extensions_mut().remove::<Told>();
+    let outcome = response.extensions_mut().remove::<RequestOutcome>();
     let (status, bytes) = (response.status().as_u16(), response.body().size_hint().exact());
-    let id = record.close(&service, status, bytes, told.as_ref());
+    let id = record.close(&service, status, bytes, outcome.as_ref());
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
 /// A request from its beginning until its answer begins to leave.
-pub(super) struct Record {
+pub(crate) struct Record {
     begin: Instant,
     id: HeaderValue,
     method: Method,
     path: String,
     #[cfg(feature = "otel")]
-    span: Option<Begun>,
+    span: Option<SpanStart>,
 }
 
 impl Record {
     #[cfg_attr(not(feature = "otel"), allow(unused_variables, reason = "traces are a feature"))]
-    pub(super) fn open(service: &Service, head: &Parts) -> Self {
+    pub(crate) fn open(service: &Service, head: &Parts) -> Self {
         let given = head.headers.get(&REQUEST_ID).filter(|id| id.len() <= MAX_ID_LEN && id.to_str().is_ok());
         Self {
             begin: Instant::now(),
@@ -90,29 +57,35 @@ impl Record {
             method: head.method.clone(),
             path: head.uri.path().to_string(),
             #[cfg(feature = "otel")]
-            span: service.traces.as_ref().map(|_| Begun::of(head)),
+            span: service.traces.as_ref().map(|_| SpanStart::new(head)),
         }
     }
 
     /// Tells what came of it; its name.
     #[cfg_attr(not(feature = "otel"), allow(unused_variables, reason = "traces are a feature"))]
-    pub(super) fn close(self, service: &Service, status: u16, bytes: Option<u64>, told: Option<&Told>) -> HeaderValue {
+    pub(crate) fn close(
+        self,
+        service: &Service,
+        status: u16,
+        bytes: Option<u64>,
+        outcome: Option<&RequestOutcome>,
+    ) -> HeaderValue {
         let name = self.id.to_str().unwrap_or_default();
         #[cfg(feature = "otel")]
-        if let Some(((traces, span), told)) = service.traces.as_ref().zip(self.span.as_ref()).zip(told) {
-            traces.answered(span, name, bytes, told);
+        if let Some(((traces, span), outcome)) = service.traces.as_ref().zip(self.span.as_ref()).zip(outcome) {
+            traces.answered(span, name, bytes, outcome);
         }
-        self.log(name, status, bytes, told);
+        self.log(name, status, bytes, outcome);
         self.id
     }
 
     /// One line.
-    fn log(&self, id: &str, status: u16, bytes: Option<u64>, told: Option<&Told>) {
+    fn log(&self, id: &str, status: u16, bytes: Option<u64>, outcome: Option<&RequestOutcome>) {
         let Self { method, path, .. } = self;
         let milliseconds = self.begin.elapsed().as_secs_f64() * 1e3;
-        match told {
-            Some(Told::Encoded { images, tiles, batch_requests, content_hash, timing, lookup }) => {
-                let stage = |stage| timing.milliseconds(stage);
+        match outcome {
+            Some(RequestOutcome::Encoded { images, tiles, batch_requests, content_hash, times, lookup }) => {
+                let stage = |stage| times.get(stage).map(|time| time.as_secs_f64() * 1e3);
                 tracing::info!(
                     id,
                     %method,
@@ -138,10 +111,10 @@ impl Record {
                     "encoded"
                 );
             }
-            Some(Told::Refused { reason, status }) if *status >= 500 => {
+            Some(RequestOutcome::Failed { reason, status }) if *status >= 500 => {
                 tracing::error!(id, %method, path, status, milliseconds, reason, "failed");
             }
-            Some(Told::Refused { reason, status }) => {
+            Some(RequestOutcome::Failed { reason, status }) => {
                 tracing::info!(id, %method, path, status, milliseconds, reason, "refused");
             }
             None => tracing::debug!(id, %method, path, status, milliseconds, bytes, "answered"),

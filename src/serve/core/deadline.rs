@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 
-use super::refused::Refused;
+use super::error::ApiError;
 
 /// The header by which a client of any protocol asks for less time than the server gives.
 const TIMEOUT: &str = "tilesight-timeout-ms";
@@ -15,12 +15,12 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// The time that is asked for; the shorter one where both are.
 ///
 /// # Errors
-/// [`Refused::Malformed`].
-pub(super) fn asked(headers: &HeaderMap) -> Result<Option<Duration>, Refused> {
+/// [`ApiError::Malformed`].
+pub(crate) fn asked(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let read = |name, expected, parse: fn(&str) -> Option<Duration>| {
         let Some(value) = headers.get(name) else { return Ok(None) };
         let time = HeaderValue::to_str(value).ok().and_then(parse);
-        time.map(Some).ok_or_else(|| Refused::malformed(format!("{name} must be {expected}, found {value:?}")))
+        time.map(Some).ok_or_else(|| ApiError::malformed(format!("{name} must be {expected}, found {value:?}")))
     };
     let own = read(TIMEOUT, "a number of milliseconds", |text| text.parse().ok().map(Duration::from_millis))?;
     let grpc = read(GRPC_TIMEOUT, "up to eight digits and a unit of H, M, S, m, u and n", grpc)?;

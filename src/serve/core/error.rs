@@ -1,26 +1,19 @@
-//! Every refusal with its status, in one place.
+//! Why a request has no embeddings, and the status of each reason.
 
-use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use tonic::{Code, Status};
+use axum::http::StatusCode;
 
-use super::log::Told;
 use super::shared_memory::RegionError;
 use crate::batch::{Failure, Phase, Refusal};
-use crate::error::{CudaError, Error, ImageError, InputError};
-
-/// The driver's status of a call that lacked memory for itself.
-const CUDA_ERROR_OUT_OF_MEMORY: u32 = 2;
+use crate::error::{Error, ErrorKind};
 
 /// Characters of a message at most: gRPC's travels in a header.
 const MAX_MESSAGE: usize = 1000;
 
-/// Why a request has no answer but this.
+/// An error that a client is told.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(crate) enum ApiError {
     #[error(transparent)]
-    Queue(#[from] Refusal),
+    Admission(#[from] Refusal),
     #[error(transparent)]
     Batch(#[from] Failure),
     #[error(transparent)]
@@ -36,82 +29,43 @@ pub(super) enum Refused {
     #[error("{reason}")]
     Malformed { reason: String },
     #[error("{what} is not here")]
-    NotHere { what: String },
+    NotFound { what: String },
     #[error("{what} is not implemented")]
     Unimplemented { what: String },
     #[error("the embeddings are those of {etag}")]
-    Unchanged { etag: String },
+    NotModified { etag: String },
     #[error("the request was dropped: {reason}")]
     Dropped { reason: &'static str },
 }
 
-impl Refused {
+impl ApiError {
     /// A request that breaks a rule of the protocol.
-    pub(super) fn malformed(reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
         Self::Malformed { reason: reason.into() }
     }
 
-    /// What went wrong, as HTTP has it.
-    pub(super) fn status(&self) -> StatusCode {
+    /// HTTP's status, by which logs and metrics of every protocol count.
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Queue(Refusal::Full { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Queue(Refusal::TooLarge { .. })
-            | Self::BodyTooLarge { .. }
-            | Self::Encoder(Error::Image(ImageError::TooLarge { .. })) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Queue(Refusal::Closed { .. }) | Self::Batch(Failure::Lost { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Admission(Refusal::Full { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Admission(Refusal::TooLarge { .. }) | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Admission(Refusal::Closed { .. }) | Self::Batch(Failure::Lost { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Batch(Failure::Expired) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Batch(Failure::Failed(error)) | Self::Encoder(error) => match error {
-                Error::Image(ImageError::UnknownFormat { .. } | ImageError::Unsupported { .. }) => {
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE
-                }
-                Error::Input(InputError::OutOfMemory { .. })
-                | Error::Cuda(
-                    CudaError::OutOfMemory { .. }
-                    | CudaError::OutOfPinnedMemory { .. }
-                    | CudaError::Driver { code: CUDA_ERROR_OUT_OF_MEMORY, .. },
-                ) => StatusCode::INSUFFICIENT_STORAGE,
-                Error::Image(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            },
-            Self::Region(error) => error.status(),
+            Self::Batch(Failure::Failed(error)) | Self::Encoder(error) => encoder_status(error.kind()),
+            Self::Region(error) => region_status(error),
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken { .. } | Self::Malformed { .. } | Self::Unimplemented { .. } => StatusCode::BAD_REQUEST,
-            Self::NotHere { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
             // 304 is for GET and HEAD alone.
-            Self::Unchanged { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::NotModified { .. } => StatusCode::PRECONDITION_FAILED,
             Self::Dropped { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// The same, as gRPC has it. A retry is worth its while where gRPC's own clients are told so, in milliseconds.
-    pub(super) fn grpc_status(&self) -> Status {
-        let code = match self.status() {
-            _ if matches!(self, Self::Unimplemented { .. }) => Code::Unimplemented,
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                Code::InvalidArgument
-            }
-            StatusCode::NOT_FOUND => Code::NotFound,
-            StatusCode::CONFLICT => Code::AlreadyExists,
-            StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
-            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-            _ => Code::Internal,
-        };
-        let mut status = Status::new(code, self.message());
-        if let Some(seconds) = self.retry_after() {
-            status.metadata_mut().insert("grpc-retry-pushback-ms", (1000 * seconds).into());
-        }
-        if let Self::Unchanged { etag } = self
-            && let Ok(etag) = etag.parse()
-        {
-            status.metadata_mut().insert("etag", etag);
-        }
-        status
-    }
-
-    /// What is told, which is short whatever a client calls its tensors.
-    pub(super) fn message(&self) -> String {
+    /// The message for the client, which is short whatever a client calls its tensors.
+    pub(crate) fn message(&self) -> String {
         let message = self.to_string();
         match message.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}…", &message[..end]),
@@ -120,35 +74,49 @@ impl Refused {
     }
 
     /// Seconds after which to try again, where that helps.
-    fn retry_after(&self) -> Option<u32> {
+    pub(crate) fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::Queue(Refusal::Full { .. } | Refusal::Closed { phase: Phase::Starting }) => Some(1),
+            Self::Admission(Refusal::Full { .. } | Refusal::Closed { phase: Phase::Starting }) => Some(1),
             _ => None,
         }
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.message() }).to_string();
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status();
-        response.extensions_mut().insert(Told::refused(&self));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(seconds) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        if let Self::Unchanged { etag } = &self
-            && let Ok(etag) = etag.try_into()
-        {
-            headers.insert(header::ETAG, etag);
-        }
-        response
+/// A request holds pictures and pixels; the model, the device and the options are the server's own.
+fn encoder_status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::ImageFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::Image | ErrorKind::Input => StatusCode::BAD_REQUEST,
+        ErrorKind::OutOfMemory => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Config
+        | ErrorKind::Checkpoint
+        | ErrorKind::Io
+        | ErrorKind::Hub
+        | ErrorKind::Unavailable
+        | ErrorKind::NotFinite
+        | ErrorKind::Device
+        | ErrorKind::DeviceLost => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-/// The answer where no route leads.
-pub(super) async fn no_such_path(uri: Uri) -> Refused {
-    Refused::NotHere { what: uri.path().to_string() }
+fn region_status(error: &RegionError) -> StatusCode {
+    match error {
+        RegionError::Unknown { .. } => StatusCode::NOT_FOUND,
+        RegionError::Registered { .. } => StatusCode::CONFLICT,
+        RegionError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        // The objects' file system is full.
+        RegionError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        RegionError::Off
+        | RegionError::Incomplete { .. }
+        | RegionError::Empty
+        | RegionError::Key { .. }
+        | RegionError::Open { .. }
+        | RegionError::NoObject { .. }
+        | RegionError::Beyond { .. }
+        | RegionError::TooSmall { .. }
+        | RegionError::Io { .. } => StatusCode::BAD_REQUEST,
+    }
 }

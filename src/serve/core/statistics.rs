@@ -1,123 +1,123 @@
-//! What a server has done, as Triton's statistics extension counts it, in nanoseconds.
+//! Counters of the model, as Triton's statistics extension has them, in nanoseconds.
+//!
+//! Reference:
+//! <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md>.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
 
 use super::cache::Lookup;
-use super::grpc::inference::{InferBatchStatistics, ModelStatistics, ModelStatisticsResponse, StatisticDuration};
-use super::metrics::{self, Metrics, Stage};
-use super::protocol::{MODEL, VERSION};
 use crate::batch::Report;
 use crate::encoder::Timing;
+use crate::stages::{Stage, StageTimes};
 
 /// The statistics of the one model.
 #[derive(Debug, Default)]
-pub(super) struct Statistics(Mutex<ModelStatistics>);
+pub(crate) struct Statistics(Mutex<Counters>);
 
-/// One request, which has failed unless it is said to have succeeded.
-pub(super) struct Account {
-    metrics: Arc<Metrics>,
-    begin: Instant,
-    is_settled: bool,
+/// All counters at one moment.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counters {
+    /// When a request was last answered, in milliseconds since 1970.
+    pub(crate) last_inference: u64,
+    /// Requests that were computed.
+    pub(crate) inference_count: u64,
+    /// Batches that were computed.
+    pub(crate) execution_count: u64,
+    pub(crate) requests: RequestCounters,
+    /// By the number of requests in a batch.
+    pub(crate) batches: BTreeMap<u64, BatchCounters>,
+}
+
+/// Times of requests.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub(crate) struct RequestCounters {
+    pub(crate) success: Times,
+    pub(crate) fail: Times,
+    pub(crate) queue: Times,
+    pub(crate) compute_input: Times,
+    pub(crate) compute_infer: Times,
+    pub(crate) compute_output: Times,
+    pub(crate) cache_hit: Times,
+    pub(crate) cache_miss: Times,
+}
+
+/// Times of batches of one size.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub(crate) struct BatchCounters {
+    pub(crate) compute_input: Times,
+    pub(crate) compute_infer: Times,
+    pub(crate) compute_output: Times,
+}
+
+/// How often something happened, and how long it took in all.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+pub(crate) struct Times {
+    pub(crate) count: u64,
+    pub(crate) ns: u64,
+}
+
+impl Times {
+    fn add(&mut self, time: Duration) {
+        self.count += 1;
+        self.ns += time.as_nanos() as u64;
+    }
 }
 
 impl Statistics {
-    /// All of it, as it is now.
-    pub(super) fn read(&self) -> ModelStatisticsResponse {
-        let mut statistics = self.change(|statistics| statistics.clone());
-        (statistics.name, statistics.version) = (MODEL.into(), VERSION.into());
-        // What has not happened yet has been counted, too: never.
-        let all = statistics.inference_stats.get_or_insert_default();
-        for one in [
-            &mut all.success,
-            &mut all.fail,
-            &mut all.queue,
-            &mut all.compute_input,
-            &mut all.compute_infer,
-            &mut all.compute_output,
-            &mut all.cache_hit,
-            &mut all.cache_miss,
-        ] {
-            one.get_or_insert_default();
-        }
-        ModelStatisticsResponse { model_stats: vec![statistics] }
+    /// All counters, as they are now.
+    pub(crate) fn read(&self) -> Counters {
+        self.change(|counters| counters.clone())
     }
 
     /// A batch was computed.
-    pub(super) fn computed(&self, batch: &Report) {
-        let (input, infer, output) = match batch.timing {
-            Timing::Host { compute } => (Duration::ZERO, compute, Duration::ZERO),
-            Timing::Gpu { h2d, compute, d2h } => (h2d, compute, d2h),
+    pub(crate) fn computed(&self, batch: &Report) {
+        let times = StageTimes::from(batch.timing);
+        let infer = match batch.timing {
+            Timing::Host { .. } => Stage::Compute,
+            Timing::Gpu { .. } => Stage::Gpu,
         };
-        let batch_size = batch.requests as u64;
-        self.change(|statistics| {
-            statistics.execution_count += 1;
-            let batches = &mut statistics.batch_stats;
-            let place = batches.binary_search_by_key(&batch_size, |batch| batch.batch_size);
-            let place = place.unwrap_or_else(|place| {
-                batches.insert(place, InferBatchStatistics { batch_size, ..<_>::default() });
-                place
-            });
-            let batch = &mut batches[place];
-            add(&mut batch.compute_input, input);
-            add(&mut batch.compute_infer, infer);
-            add(&mut batch.compute_output, output);
+        self.change(|counters| {
+            counters.execution_count += 1;
+            let counters = counters.batches.entry(batch.requests as u64).or_default();
+            counters.compute_input.add(times.time(Stage::H2d));
+            counters.compute_infer.add(times.time(infer));
+            counters.compute_output.add(times.time(Stage::D2h));
         });
     }
 
-    /// A request has its answer. What the network took is not the server's; what the cache had was not computed.
-    pub(super) fn succeeded(&self, timing: &metrics::Timing, lookup: Option<Lookup>) {
-        let sum = |stages: &[Stage]| stages.iter().map(|stage| timing.time(*stage)).sum();
-        self.change(|statistics| {
+    /// A request was answered with embeddings. Time on the network is not the server's; embeddings from the cache were
+    /// not computed.
+    pub(crate) fn succeeded(&self, times: &StageTimes, lookup: Option<Lookup>) {
+        let sum = |stages: &[Stage]| stages.iter().map(|stage| times.time(*stage)).sum();
+        self.change(|counters| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            statistics.last_inference = now.as_millis() as u64;
-            let all = statistics.inference_stats.get_or_insert_default();
-            add(&mut all.success, timing.total() - timing.time(Stage::Receive));
-            add(&mut all.queue, timing.time(Stage::Queue));
+            counters.last_inference = now.as_millis() as u64;
+            let requests = &mut counters.requests;
+            requests.success.add(times.total() - times.time(Stage::Receive));
+            requests.queue.add(times.time(Stage::Queue));
             match lookup {
-                Some(Lookup::Hit) => return add(&mut all.cache_hit, timing.time(Stage::Cache)),
-                Some(Lookup::Miss) => add(&mut all.cache_miss, timing.time(Stage::Cache)),
+                Some(Lookup::Hit) => return requests.cache_hit.add(times.time(Stage::Cache)),
+                Some(Lookup::Miss) => requests.cache_miss.add(times.time(Stage::Cache)),
                 None => {}
             }
-            statistics.inference_count += 1;
-            add(&mut all.compute_input, sum(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
-            add(&mut all.compute_infer, sum(&[Stage::Compute, Stage::Gpu]));
-            add(&mut all.compute_output, sum(&[Stage::D2h, Stage::Serialise]));
+            requests.compute_input.add(sum(&[Stage::Decode, Stage::Preprocess, Stage::H2d]));
+            requests.compute_infer.add(sum(&[Stage::Compute, Stage::Gpu]));
+            requests.compute_output.add(sum(&[Stage::D2h, Stage::Serialise]));
+            counters.inference_count += 1;
         });
     }
 
-    fn failed(&self, time: Duration) {
-        self.change(|statistics| add(&mut statistics.inference_stats.get_or_insert_default().fail, time));
+    /// A request was answered with an error, or its client has left.
+    pub(crate) fn failed(&self, time: Duration) {
+        self.change(|counters| counters.requests.fail.add(time));
     }
 
-    /// The counters hold between changes, so a panic elsewhere leaves them sound.
-    fn change<T>(&self, change: impl FnOnce(&mut ModelStatistics) -> T) -> T {
+    /// The counters are whole between changes, so a panic elsewhere leaves them sound.
+    fn change<T>(&self, change: impl FnOnce(&mut Counters) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-impl Account {
-    pub(super) fn open(metrics: &Arc<Metrics>) -> Self {
-        Self { metrics: metrics.clone(), begin: Instant::now(), is_settled: false }
-    }
-
-    /// The request has its answer; its `Server-Timing`.
-    pub(super) fn succeed(&mut self, timing: &metrics::Timing, lookup: Option<Lookup>) -> String {
-        self.is_settled = true;
-        self.metrics.answered(timing, lookup)
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            self.metrics.statistics.failed(self.begin.elapsed());
-        }
-    }
-}
-
-fn add(sum: &mut Option<StatisticDuration>, time: Duration) {
-    let sum = sum.get_or_insert_default();
-    sum.count += 1;
-    sum.ns += time.as_nanos() as u64;
 }

@@ -2,10 +2,7 @@
 
 use axum::body::Bytes;
 
-use super::body::at_length;
-use super::output::dtype_named;
-use super::refused::Refused;
-use super::service::{Answer, Visit};
+use super::error::ApiError;
 use super::shared_memory::Window;
 use crate::dtype::Dtype;
 use crate::error::{Error, InputError};
@@ -14,18 +11,18 @@ const NAMES: [&str; 3] = ["image", "pixels", "aspect_ratio"];
 
 /// All inputs of a request, by name.
 #[derive(Default)]
-pub(super) struct Tensors(Vec<Tensor>);
+pub(crate) struct Tensors(Vec<Tensor>);
 
 /// One input.
-pub(super) struct Tensor {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) datatype: String,
-    pub(super) elements: Elements,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) datatype: String,
+    pub(crate) elements: Elements,
 }
 
 /// What a tensor holds, as it came.
-pub(super) enum Elements {
+pub(crate) enum Elements {
     /// JSON's numbers.
     Numbers(Vec<f64>),
     /// Any datatype in memory, little endian; BYTES with the length of each element before it.
@@ -40,8 +37,8 @@ pub(super) enum Elements {
     Files(Vec<Bytes>),
 }
 
-/// What is to be encoded.
-pub(super) enum Contents {
+/// The images that a request wants encoded.
+pub(crate) enum Contents {
     /// Files.
     Pictures(Vec<Bytes>),
     /// A tensor, its shape, and the aspect ratio of each of its images.
@@ -49,31 +46,26 @@ pub(super) enum Contents {
 }
 
 impl Tensors {
+    /// One picture, given as a file.
+    pub(crate) fn picture(file: Bytes) -> Self {
+        let (name, datatype) = ("image".to_string(), "BYTES".to_string());
+        Self(vec![Tensor { name, shape: vec![1], datatype, elements: Elements::Files(vec![file]) }])
+    }
+
     /// Adds an input. There are three names, so a request has no more inputs than that.
-    pub(super) fn add(&mut self, tensor: Tensor) -> Result<(), Refused> {
+    pub(crate) fn add(&mut self, tensor: Tensor) -> Result<(), ApiError> {
         if !NAMES.contains(&&tensor.name[..]) {
-            return Err(Refused::malformed(format!("there is no input {:?}", tensor.name)));
+            return Err(ApiError::malformed(format!("there is no input {:?}", tensor.name)));
         }
         if self.0.iter().any(|known| known.name == tensor.name) {
-            return Err(Refused::malformed(format!("input {} is there twice", tensor.name)));
+            return Err(ApiError::malformed(format!("input {} is there twice", tensor.name)));
         }
         self.0.push(tensor);
         Ok(())
     }
 
-    /// Encodes what the request holds.
-    pub(super) async fn encode(mut self, visit: Visit<'_>) -> Result<Answer, Refused> {
-        visit.place.hold(self.shared_bytes())?;
-        at_length(self.shared_bytes() as usize, || self.read_shared())?;
-        visit.place.hold(self.slices())?;
-        match at_length(self.bytes(), || self.into_contents())? {
-            Contents::Pictures(files) => visit.pictures(files).await,
-            Contents::Pixels { values, shape, aspect_ratio } => visit.pixels(values, shape, aspect_ratio).await,
-        }
-    }
-
     /// Bytes that are in memory of the client's.
-    fn shared_bytes(&self) -> u64 {
+    pub(crate) fn shared_bytes(&self) -> u64 {
         let bytes = |tensor: &Tensor| match &tensor.elements {
             Elements::Shared(window) => window.byte_size,
             _ => 0,
@@ -82,7 +74,7 @@ impl Tensors {
     }
 
     /// Copies them from there.
-    fn read_shared(&mut self) -> Result<(), Refused> {
+    pub(crate) fn read_shared(&mut self) -> Result<(), ApiError> {
         for tensor in &mut self.0 {
             if let Elements::Shared(window) = &tensor.elements {
                 tensor.elements = Elements::Binary(window.read()?);
@@ -92,7 +84,7 @@ impl Tensors {
     }
 
     /// Bytes that reading the elements moves.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| match &tensor.elements {
             Elements::Binary(bytes) => bytes.len(),
             Elements::Numbers(numbers) => size_of_val(&numbers[..]),
@@ -102,7 +94,7 @@ impl Tensors {
     }
 
     /// Bytes that the elements of BYTES take beside themselves, of which the shortest have four.
-    fn slices(&self) -> u64 {
+    pub(crate) fn slices(&self) -> u64 {
         let slices = |tensor: &Tensor| match (&tensor.elements, &tensor.shape[..]) {
             (Elements::Binary(bytes), [count]) => 2 * size_of::<Bytes>() * (*count).min(bytes.len() / 4),
             _ => 0,
@@ -111,7 +103,7 @@ impl Tensors {
     }
 
     /// What the request holds.
-    pub(super) fn into_contents(mut self) -> Result<Contents, Refused> {
+    pub(crate) fn into_contents(mut self) -> Result<Contents, ApiError> {
         match (self.take("image"), self.take("pixels")) {
             (Some(image), None) => {
                 self.require_no_more()?;
@@ -124,13 +116,13 @@ impl Tensors {
             (None, Some(pixels)) => {
                 let shape: [usize; 5] = pixels.shape[..].try_into().map_err(|_| {
                     let found = &pixels.shape;
-                    Refused::malformed(format!("pixels must have shape [n, t, channels, s, s], found {found:?}"))
+                    ApiError::malformed(format!("pixels must have shape [n, t, channels, s, s], found {found:?}"))
                 })?;
                 let aspect_ratio = self.take("aspect_ratio").map(|tensor| tensor.into_pairs(shape[0])).transpose()?;
                 self.require_no_more()?;
                 Ok(Contents::Pixels { values: pixels.into_floats()?, shape, aspect_ratio })
             }
-            _ => Err(Refused::malformed("a request has one of the inputs image and pixels")),
+            _ => Err(ApiError::malformed("a request has one of the inputs image and pixels")),
         }
     }
 
@@ -141,9 +133,9 @@ impl Tensors {
     }
 
     /// Refuses inputs that nobody took.
-    fn require_no_more(&self) -> Result<(), Refused> {
+    fn require_no_more(&self) -> Result<(), ApiError> {
         match self.0.first() {
-            Some(tensor) => Err(Refused::malformed(format!("input {} has no place in this request", tensor.name))),
+            Some(tensor) => Err(ApiError::malformed(format!("input {} has no place in this request", tensor.name))),
             None => Ok(()),
         }
     }
@@ -151,8 +143,8 @@ impl Tensors {
 
 impl Tensor {
     /// BYTES `[n]`, of which binary data hold each element's length as four bytes, little endian, and the element.
-    fn into_files(self) -> Result<Vec<Bytes>, Refused> {
-        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
+    fn into_files(self) -> Result<Vec<Bytes>, ApiError> {
+        let refuse = |reason: String| Err(ApiError::malformed(format!("{} {reason}", self.name)));
         if self.datatype != "BYTES" || self.shape.len() != 1 {
             return refuse(format!("must be BYTES [n], found {} {:?}", self.datatype, self.shape));
         }
@@ -177,9 +169,9 @@ impl Tensor {
     }
 
     /// FP32, FP16 or BF16 elements, as f32.
-    fn into_floats(self) -> Result<Vec<f32>, Refused> {
-        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
-        let Some(dtype) = dtype_named(&self.datatype).filter(|_| self.datatype.starts_with(char::is_uppercase)) else {
+    fn into_floats(self) -> Result<Vec<f32>, ApiError> {
+        let refuse = |reason: String| Err(ApiError::malformed(format!("{} {reason}", self.name)));
+        let Some(dtype) = Dtype::from_kserve_name(&self.datatype) else {
             return refuse(format!("must be FP32, FP16 or BF16, found {}", self.datatype));
         };
         let len = num_elements(&self.shape);
@@ -210,8 +202,8 @@ impl Tensor {
     }
 
     /// INT64 `[n, 2]`.
-    fn into_pairs(self, n: usize) -> Result<Vec<[i64; 2]>, Refused> {
-        let refuse = |reason: String| Err(Refused::malformed(format!("{} {reason}", self.name)));
+    fn into_pairs(self, n: usize) -> Result<Vec<[i64; 2]>, ApiError> {
+        let refuse = |reason: String| Err(ApiError::malformed(format!("{} {reason}", self.name)));
         if self.datatype != "INT64" || self.shape != [n, 2] {
             return refuse(format!("must be INT64 [{n}, 2], found {} {:?}", self.datatype, self.shape));
         }

@@ -13,14 +13,13 @@ use axum::http::{HeaderMap, HeaderName, header};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
-use super::ServeError;
 use super::cache::Lookup;
-use super::log::Told;
+use super::outcome::RequestOutcome;
 
 /// How long the last spans have to leave when the server ends.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -29,13 +28,13 @@ const LAST_SPANS: Duration = Duration::from_secs(2);
 const SERVICE_NAME: &str = "tilesight";
 
 /// Where spans go.
-pub(super) struct Traces {
+pub(crate) struct Traces {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
 }
 
 /// A request from its beginning on.
-pub(super) struct Begun {
+pub(crate) struct SpanStart {
     /// The caller's span, where it has named one.
     parent: Context,
     time: SystemTime,
@@ -49,34 +48,33 @@ impl Traces {
     /// well: sampling, headers, the queue, attributes of the process.
     ///
     /// # Errors
-    /// [`ServeError::Traces`].
-    pub(super) fn start(endpoint: &str) -> Result<Self, ServeError> {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
-        let exporter = exporter.map_err(|error| ServeError::Traces { reason: error.to_string() })?;
+    /// [`ExporterBuildError`] where the address is none that can be sent to.
+    pub(crate) fn start(endpoint: &str) -> Result<Self, ExporterBuildError> {
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
         let tracer = provider.tracer("tilesight");
         Ok(Self { provider, tracer })
     }
 
     /// A request has its answer: its spans, unless its caller's or the server's sampling leaves them out.
-    pub(super) fn answered(&self, begun: &Begun, id: &str, bytes: Option<u64>, told: &Told) {
-        let builder = self.tracer.span_builder(begun.name.clone()).with_kind(SpanKind::Server);
-        let builder = builder.with_start_time(begun.time).with_attributes(begun.attributes.iter().cloned());
-        let mut span = self.tracer.build_with_context(builder, &begun.parent);
+    pub(crate) fn answered(&self, start: &SpanStart, id: &str, bytes: Option<u64>, outcome: &RequestOutcome) {
+        let builder = self.tracer.span_builder(start.name.clone()).with_kind(SpanKind::Server);
+        let builder = builder.with_start_time(start.time).with_attributes(start.attributes.iter().cloned());
+        let mut span = self.tracer.build_with_context(builder, &start.parent);
         if span.is_recording() {
             span.set_attribute(KeyValue::new("tilesight.request_id", id.to_string()));
             if let Some(bytes) = bytes {
                 span.set_attribute(KeyValue::new("http.response.body.size", bytes as i64));
             }
-            self.tell(&mut span, begun.time, told);
+            self.tell(&mut span, start.time, outcome);
         }
-        span.end_with_timestamp(begun.time + begun.clock.elapsed());
+        span.end_with_timestamp(start.time + start.clock.elapsed());
     }
 
     /// What a request's span says of its answer, and the spans of its stages.
-    fn tell(&self, span: &mut opentelemetry_sdk::trace::Span, begin: SystemTime, told: &Told) {
-        match told {
-            Told::Encoded { images, tiles, batch_requests, content_hash, timing, lookup } => {
+    fn tell(&self, span: &mut opentelemetry_sdk::trace::Span, begin: SystemTime, outcome: &RequestOutcome) {
+        match outcome {
+            RequestOutcome::Encoded { images, tiles, batch_requests, content_hash, times, lookup } => {
                 span.set_attributes([
                     KeyValue::new("tilesight.status", 200),
                     KeyValue::new("tilesight.images", *images as i64),
@@ -89,14 +87,14 @@ impl Traces {
                 }
                 let parent = Context::new().with_remote_span_context(span.span_context().clone());
                 let mut begin = begin;
-                for (name, time) in timing.named() {
-                    let builder = self.tracer.span_builder(name).with_kind(SpanKind::Internal);
+                for (stage, time) in times.iter() {
+                    let builder = self.tracer.span_builder(stage.name()).with_kind(SpanKind::Internal);
                     let mut stage = self.tracer.build_with_context(builder.with_start_time(begin), &parent);
                     begin += time;
                     stage.end_with_timestamp(begin);
                 }
             }
-            Told::Refused { reason, status } => {
+            RequestOutcome::Failed { reason, status } => {
                 span.set_attribute(KeyValue::new("tilesight.status", i64::from(*status)));
                 span.set_attribute(KeyValue::new("tilesight.reason", reason.clone()));
                 // A client's mistake is no error of the server's.
@@ -109,7 +107,7 @@ impl Traces {
     }
 
     /// Sends what there is left, for a while. Blocks.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         // What goes wrong is in the log already.
         drop(self.provider.shutdown_with_timeout(LAST_SPANS));
     }
@@ -126,9 +124,9 @@ fn resource() -> Resource {
     resource().with_service_name(SERVICE_NAME).build()
 }
 
-impl Begun {
+impl SpanStart {
     /// A request's beginning, which is now.
-    pub(super) fn of(head: &Parts) -> Self {
+    pub(crate) fn new(head: &Parts) -> Self {
         let (time, clock) = (SystemTime::now(), Instant::now());
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&head.headers));
         let (method, path) = (head.method.to_string(), head.uri.path());

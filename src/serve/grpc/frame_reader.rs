@@ -1,13 +1,13 @@
-//! Messages as they arrive: a byte that says whether one is compressed, its length in four, and so many bytes.
+//! Reads messages from a body. Before each stand a byte that says whether it is compressed, and its length in four.
 
 use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 
-use super::super::refused::Refused;
 use crate::batch::Place;
+use crate::serve::core::error::ApiError;
 
 /// The messages of a request's body.
-pub(super) struct Received {
+pub(super) struct FrameReader {
     body: Body,
     /// What has arrived and is not a part of a message yet.
     rest: Bytes,
@@ -15,7 +15,7 @@ pub(super) struct Received {
     limit: usize,
 }
 
-impl Received {
+impl FrameReader {
     pub(super) fn new(body: Body, limit: usize) -> Self {
         Self { body, rest: Bytes::new(), limit }
     }
@@ -23,14 +23,14 @@ impl Received {
     /// The one message of a body, held before any of it is kept.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] where there is none or another one, and those of [`Received::next_len`],
-    /// [`Received::message`] and [`Place::hold`].
-    pub(super) async fn only(&mut self, place: &Place) -> Result<Bytes, Refused> {
-        let len = self.next_len().await?.ok_or_else(|| Refused::malformed("there is no message"))?;
+    /// [`ApiError::Malformed`] where there is none or another one, and those of [`FrameReader::next_len`],
+    /// [`FrameReader::message`] and [`Place::hold`].
+    pub(super) async fn only(&mut self, place: &Place) -> Result<Bytes, ApiError> {
+        let len = self.next_len().await?.ok_or_else(|| ApiError::malformed("there is no message"))?;
         place.hold(len as u64)?;
         let message = self.message(len).await?;
         if self.next_len().await?.is_some() {
-            return Err(Refused::malformed("there is more than one message"));
+            return Err(ApiError::malformed("there is more than one message"));
         }
         Ok(message)
     }
@@ -38,8 +38,8 @@ impl Received {
     /// The length of the next message. None where the body ends before it.
     ///
     /// # Errors
-    /// [`Refused::BodyTooLarge`], [`Refused::BodyBroken`], [`Refused::Unimplemented`] for a compressed message.
-    pub(super) async fn next_len(&mut self) -> Result<Option<usize>, Refused> {
+    /// [`ApiError::BodyTooLarge`], [`ApiError::BodyBroken`], [`ApiError::Unimplemented`] for a compressed message.
+    pub(super) async fn next_len(&mut self) -> Result<Option<usize>, ApiError> {
         if self.rest.is_empty() && !self.more().await? {
             return Ok(None);
         }
@@ -47,17 +47,17 @@ impl Received {
         self.fill(head.len(), |at, bytes| head[at..at + bytes.len()].copy_from_slice(bytes)).await?;
         let [compressed, len @ ..] = head;
         if compressed != 0 {
-            return Err(Refused::Unimplemented { what: "compression of messages".to_string() });
+            return Err(ApiError::Unimplemented { what: "compression of messages".to_string() });
         }
         let len = u32::from_be_bytes(len) as usize;
-        if len > self.limit { Err(Refused::BodyTooLarge { limit: self.limit }) } else { Ok(Some(len)) }
+        if len > self.limit { Err(ApiError::BodyTooLarge { limit: self.limit }) } else { Ok(Some(len)) }
     }
 
     /// The next message, whose length the caller has held.
     ///
     /// # Errors
-    /// [`Refused::BodyBroken`].
-    pub(super) async fn message(&mut self, len: usize) -> Result<Bytes, Refused> {
+    /// [`ApiError::BodyBroken`].
+    pub(super) async fn message(&mut self, len: usize) -> Result<Bytes, ApiError> {
         let mut message = Vec::with_capacity(len);
         self.fill(len, |_, bytes| message.extend_from_slice(bytes)).await?;
         Ok(message.into())
@@ -66,17 +66,17 @@ impl Received {
     /// Passes over the next message, of this length.
     ///
     /// # Errors
-    /// [`Refused::BodyBroken`].
-    pub(super) async fn skip(&mut self, len: usize) -> Result<(), Refused> {
+    /// [`ApiError::BodyBroken`].
+    pub(super) async fn skip(&mut self, len: usize) -> Result<(), ApiError> {
         self.fill(len, |_, _| {}).await
     }
 
     /// Hands over so many bytes, piece by piece, each with how many came before it.
-    async fn fill(&mut self, len: usize, mut take: impl FnMut(usize, &[u8])) -> Result<(), Refused> {
+    async fn fill(&mut self, len: usize, mut take: impl FnMut(usize, &[u8])) -> Result<(), ApiError> {
         let mut filled = 0;
         while filled < len {
             if self.rest.is_empty() && !self.more().await? {
-                return Err(Refused::BodyBroken { reason: "it ends within a message".to_string() });
+                return Err(ApiError::BodyBroken { reason: "it ends within a message".to_string() });
             }
             let piece = self.rest.split_to(self.rest.len().min(len - filled));
             take(filled, &piece);
@@ -86,9 +86,9 @@ impl Received {
     }
 
     /// Waits for more bytes. False where there are none.
-    async fn more(&mut self) -> Result<bool, Refused> {
+    async fn more(&mut self) -> Result<bool, ApiError> {
         while let Some(frame) = self.body.frame().await {
-            let frame = frame.map_err(|e| Refused::BodyBroken { reason: e.to_string() })?;
+            let frame = frame.map_err(|e| ApiError::BodyBroken { reason: e.to_string() })?;
             if let Ok(data) = frame.into_data()
                 && !data.is_empty()
             {

@@ -1,4 +1,4 @@
-//! Messages as they are sent: in pieces, the large ones from where they were computed.
+//! Writes messages in pieces. Large ones are sent from where they were computed.
 
 use std::collections::VecDeque;
 
@@ -6,22 +6,22 @@ use axum::body::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::super::refused::Refused;
+use crate::serve::core::error::ApiError;
 
 /// A piece of fewer bytes is copied to those beside it, for a frame of its own would cost more.
 const LARGE: usize = 4096;
 
 /// A message's bytes.
 #[derive(Default)]
-pub(super) struct Pieces {
+pub(super) struct FrameWriter {
     pieces: VecDeque<Bytes>,
     /// What comes behind them.
     small: Vec<u8>,
 }
 
-impl Pieces {
+impl FrameWriter {
     /// The fields of `message`. More may follow, as long as they are not among those.
-    pub(super) fn of(message: &impl Message) -> Self {
+    pub(super) fn new(message: &impl Message) -> Self {
         Self { pieces: VecDeque::new(), small: message.encode_to_vec() }
     }
 
@@ -48,11 +48,11 @@ impl Pieces {
     /// The message behind its length, ready to be sent.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] where the length does not fit into its four bytes.
-    pub(super) fn framed(mut self) -> Result<VecDeque<Bytes>, Refused> {
+    /// [`ApiError::Malformed`] where the length does not fit into its four bytes.
+    pub(super) fn framed(mut self) -> Result<VecDeque<Bytes>, ApiError> {
         let len = self.len();
         let too_long =
-            |_| Refused::malformed(format!("{len} bytes of answer are no gRPC message: ask for less at once"));
+            |_| ApiError::malformed(format!("{len} bytes of answer are no gRPC message: ask for less at once"));
         let len = u32::try_from(len).map_err(too_long)?;
         let mut head = vec![0];
         head.extend(len.to_be_bytes());

@@ -72,7 +72,7 @@ mod tests {
     use super::super::inference::{InferParameter, InferTensorContents, ModelInferRequest};
     use super::super::message::Asked;
     use super::*;
-    use crate::serve::shared_memory::Regions;
+    use crate::serve::core::shared_memory::Regions;
 
     fn parameters_memory(parameters: &HashMap<String, InferParameter>) -> usize {
         let heap = |(key, value): (&String, &InferParameter)| {

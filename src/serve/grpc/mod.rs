@@ -7,12 +7,13 @@
 //! Reference: <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_grpc.md> and
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
+mod error;
+mod frame_reader;
+mod frame_writer;
 mod infer;
 mod memory;
 pub(super) mod message;
-mod questions;
-mod received;
-mod sent;
+mod metadata;
 mod stream;
 
 use std::sync::Arc;
@@ -29,14 +30,14 @@ use tonic::Status;
 use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
-use super::log::{self, Told};
-use super::protocol::MAX_QUESTION;
-use super::refused::Refused;
-use super::service::Service;
+use super::core::access_log;
+use super::core::error::ApiError;
+use super::core::metadata::MAX_QUESTION;
+use super::core::service::Service;
 
 /// The messages of `inference.proto`.
 #[allow(clippy::enum_variant_names, reason = "the protocol's names")]
-pub(super) mod inference {
+mod inference {
     include!(concat!(env!("OUT_DIR"), "/inference.rs"));
 }
 
@@ -56,34 +57,34 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     let mut shared_memory = Router::new();
     if service.regions.is_on() {
         shared_memory = shared_memory
-            .route(&method("SystemSharedMemoryStatus"), question(questions::regions))
-            .route(&method("SystemSharedMemoryRegister"), question(questions::register_region))
-            .route(&method("SystemSharedMemoryUnregister"), question(questions::unregister_region));
+            .route(&method("SystemSharedMemoryStatus"), unary(metadata::regions))
+            .route(&method("SystemSharedMemoryRegister"), unary(metadata::register_region))
+            .route(&method("SystemSharedMemoryUnregister"), unary(metadata::unregister_region));
     }
     Router::new()
-        .route(&method("ServerLive"), question(questions::server_live))
-        .route(&method("ServerReady"), question(questions::server_ready))
-        .route(&method("ModelReady"), question(questions::model_ready))
-        .route(&method("ServerMetadata"), question(questions::server_metadata))
-        .route(&method("ModelMetadata"), question(questions::model_metadata))
-        .route(&method("ModelConfig"), question(questions::model_config))
-        .route(&method("ModelStatistics"), question(questions::model_statistics))
-        .route(&method("RepositoryIndex"), question(questions::repository_index))
+        .route(&method("ServerLive"), unary(metadata::server_live))
+        .route(&method("ServerReady"), unary(metadata::server_ready))
+        .route(&method("ModelReady"), unary(metadata::model_ready))
+        .route(&method("ServerMetadata"), unary(metadata::server_metadata))
+        .route(&method("ModelMetadata"), unary(metadata::model_metadata))
+        .route(&method("ModelConfig"), unary(metadata::model_config))
+        .route(&method("ModelStatistics"), unary(metadata::model_statistics))
+        .route(&method("RepositoryIndex"), unary(metadata::repository_index))
         .route(&method("ModelInfer"), post(infer::infer))
         .route(&method("ModelStreamInfer"), post(stream::infer))
-        .route(&format!("/{HEALTH}/Check"), question(questions::health))
+        .route(&format!("/{HEALTH}/Check"), unary(metadata::health))
         .merge(shared_memory)
         .fallback(async |request: Request| {
             let what = format!("method {}", request.uri().path());
-            refused(&Refused::Unimplemented { what })
+            error::response(&ApiError::Unimplemented { what })
         })
         .layer(from_fn(require_grpc))
-        .layer(from_fn_with_state(service.clone(), log::requests))
+        .layer(from_fn_with_state(service.clone(), access_log::requests))
         .with_state(service)
 }
 
 /// A method whose answer is at hand.
-fn question<Asked, Answer>(answer: fn(&Service, Asked) -> Result<Answer, Refused>) -> MethodRouter<Arc<Service>>
+fn unary<Asked, Answer>(answer: fn(&Service, Asked) -> Result<Answer, ApiError>) -> MethodRouter<Arc<Service>>
 where
     Asked: Message + Default + 'static,
     Answer: Message + 'static,
@@ -91,11 +92,11 @@ where
     post(async move |State(service): State<Arc<Service>>, request: Request| {
         let respond = tower::service_fn(|request: tonic::Request<Asked>| {
             let answer = answer(&service, request.into_inner());
-            std::future::ready(answer.map(tonic::Response::new).map_err(|refused| refused.grpc_status()))
+            std::future::ready(answer.map(tonic::Response::new).map_err(|error| Status::from(&error)))
         });
         let mut grpc = Grpc::new(ProstCodec::<Answer, Asked>::default()).max_decoding_message_size(MAX_QUESTION);
         let answered = tokio::time::timeout(service.options.timeout, grpc.unary(respond, request)).await;
-        answered.map_or_else(|_| refused(&Refused::BodyTooSlow), |response| response.map(Body::new))
+        answered.map_or_else(|_| error::response(&ApiError::BodyTooSlow), |response| response.map(Body::new))
     })
 }
 
@@ -106,19 +107,12 @@ async fn require_grpc(request: Request, next: Next) -> Response {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
     match request.headers().get("grpc-encoding").filter(|encoding| *encoding != "identity") {
-        Some(encoding) => refused(&Refused::Unimplemented { what: format!("compression {encoding:?}") }),
+        Some(encoding) => error::response(&ApiError::Unimplemented { what: format!("compression {encoding:?}") }),
         None => next.run(request).await,
     }
 }
 
-/// The answer that is a refusal alone.
-fn refused(refused: &Refused) -> Response {
-    let mut response: Response = refused.grpc_status().into_http();
-    response.extensions_mut().insert(Told::refused(refused));
-    response
-}
-
-/// What comes behind the last message when all went well.
+/// The trailers of a call that succeeded.
 fn success() -> HeaderMap {
     HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))])
 }

@@ -6,26 +6,22 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
-use super::cache::Cache;
-use super::service::Service;
-use crate::batch::Phase;
+use crate::serve::core::cache::Cache;
+use crate::serve::core::service::Service;
 
 /// The process answers.
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-/// Something has been encoded, nothing has been lost since, and no signal has come.
+/// The first encode has succeeded, nothing has been lost since, and no signal has come.
 pub(super) async fn ready(State(service): State<Arc<Service>>) -> StatusCode {
-    match service.batcher.phase() {
-        Phase::Serving => StatusCode::OK,
-        Phase::Starting | Phase::Draining | Phase::Stopped => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// Prometheus' text format.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
     let cache = service.cache.as_ref().map(Cache::counts);
-    let text = service.metrics.render(service.batcher.load(), cache, service.batcher.phase() == Phase::Serving);
+    let text = service.metrics.render(service.batcher.load(), cache, service.is_ready());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

@@ -1,4 +1,4 @@
-//! What clients ask of regions over HTTP.
+//! Triton's extension for system shared memory, over HTTP.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,13 +13,13 @@ use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Region, RegionError};
-use crate::serve::body::in_time;
-use crate::serve::protocol::MAX_QUESTION;
-use crate::serve::refused::Refused;
-use crate::serve::service::Service;
+use crate::serve::core::body::in_time;
+use crate::serve::core::error::ApiError;
+use crate::serve::core::metadata::MAX_QUESTION;
+use crate::serve::core::service::Service;
+use crate::serve::core::shared_memory::Region;
 
-/// What is to be registered under a name.
+/// The part of an object that is registered under a name.
 #[derive(Debug, Deserialize)]
 struct Registration {
     key: String,
@@ -29,7 +29,7 @@ struct Registration {
 }
 
 /// The extension's routes, for a server where it is on.
-pub(in crate::serve) fn routes() -> Router<Arc<Service>> {
+pub(super) fn routes() -> Router<Arc<Service>> {
     Router::new()
         .route("/v2/systemsharedmemory/status", get(status_of_all))
         .route("/v2/systemsharedmemory/region/{name}/status", get(status))
@@ -47,11 +47,11 @@ fn answer(regions: &[Arc<Region>]) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, "application/json")], all.to_string())
 }
 
-async fn status_of_all(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, Refused> {
+async fn status_of_all(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, ApiError> {
     Ok(answer(&service.regions.status(None)?))
 }
 
-async fn status(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Result<impl IntoResponse, Refused> {
+async fn status(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Result<impl IntoResponse, ApiError> {
     Ok(answer(&service.regions.status(Some(&name))?))
 }
 
@@ -59,14 +59,14 @@ async fn register(
     State(service): State<Arc<Service>>,
     Path(name): Path<String>,
     body: Body,
-) -> Result<StatusCode, Refused> {
+) -> Result<StatusCode, ApiError> {
     let read = async {
         let body = Limited::new(body, MAX_QUESTION).collect().await;
-        body.map_err(|e| Refused::malformed(format!("the registration cannot be read: {e}")))
+        body.map_err(|e| ApiError::malformed(format!("the registration cannot be read: {e}")))
     };
     let body = in_time(Instant::now() + service.options.timeout, read).await?.to_bytes();
     let registration: Registration = serde_json::from_slice(&body)
-        .map_err(|e| Refused::malformed(format!("the registration is not the protocol's: {e}")))?;
+        .map_err(|e| ApiError::malformed(format!("the registration is not the protocol's: {e}")))?;
     let Registration { key, offset, byte_size } = registration;
     service.regions.register(&name, &key, offset, byte_size)?;
     Ok(StatusCode::OK)
@@ -80,20 +80,4 @@ async fn unregister(State(service): State<Arc<Service>>, Path(name): Path<String
 async fn unregister_all(State(service): State<Arc<Service>>) -> StatusCode {
     service.regions.unregister(None);
     StatusCode::OK
-}
-
-impl RegionError {
-    /// What went wrong, as HTTP has it.
-    pub(in crate::serve) fn status(&self) -> StatusCode {
-        match self {
-            Self::Unknown { .. } => StatusCode::NOT_FOUND,
-            Self::Registered { .. } => StatusCode::CONFLICT,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            // The objects' file system is full.
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
-            _ => StatusCode::BAD_REQUEST,
-        }
-    }
 }

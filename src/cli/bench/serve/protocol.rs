@@ -15,10 +15,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
-use super::super::samples::{Stage, Stages};
 use crate::cli::grid::Grid;
 use crate::cli::inputs::noise;
 use crate::error::{Error, InputError, Result};
+use crate::stages::{Stage, StageTimes};
 
 /// Where the length of a body's JSON part stands.
 const JSON_LEN: &str = "inference-header-content-length";
@@ -49,7 +49,7 @@ pub(super) struct Answer {
     /// Tiles whose embeddings came.
     pub(super) tiles: usize,
     /// As the server timed them, where it says.
-    pub(super) stages: Stages,
+    pub(super) stages: StageTimes,
 }
 
 /// Why a query has no embeddings.
@@ -165,9 +165,9 @@ fn outputs(json: &[u8]) -> std::result::Result<(usize, usize), String> {
     ))
 }
 
-/// The stages that `Server-Timing` names, in milliseconds; others are the server's own.
-fn stages(timing: &str) -> Stages {
-    let mut stages = Stages::default();
+/// The stages that `Server-Timing` names, in milliseconds. Names that are not ours are left out.
+fn stages(timing: &str) -> StageTimes {
+    let mut stages = StageTimes::default();
     for entry in timing.split(',') {
         let Some((name, milliseconds)) = entry.trim().split_once(";dur=") else { continue };
         let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn stages_are_those_that_are_known() {
-        let found = stages("receive;dur=1.0, decode;dur=2.5, compute;dur=40, serialise;dur=x, gpu;dur=-1");
-        let seconds = Stage::ALL.map(|stage| found.of(stage));
-        assert_eq!(seconds, [0.0025, 0.0, 0.0, 0.04, 0.0, 0.0, 0.0]);
+        let found = stages("receive;dur=1.0, decode;dur=2.5, compute;dur=40, serialise;dur=x, gpu;dur=-1, other;dur=1");
+        let found: Vec<_> = found.iter().map(|(stage, time)| (stage.name(), time.as_secs_f64())).collect();
+        assert_eq!(found, [("receive", 0.001), ("decode", 0.0025), ("compute", 0.04), ("gpu", 0.0)]);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use crate::digest::Digest;
 
 /// Bytes that an entry takes beside its value: its key twice, what is noted of it, and its share of tables that double.
-pub(super) const OVERHEAD: u64 = 256;
+pub(crate) const OVERHEAD: u64 = 256;
 
 /// Values by their digests.
 #[derive(Debug)]
-pub(super) struct Lru<V> {
+pub(crate) struct Lru<V> {
     budget: u64,
     bytes: u64,
     entries: HashMap<Digest, Entry<V>>,
@@ -26,17 +26,17 @@ struct Entry<V> {
 }
 
 impl<V: Clone> Lru<V> {
-    pub(super) fn new(budget: u64) -> Self {
+    pub(crate) fn new(budget: u64) -> Self {
         Self { budget, bytes: 0, entries: HashMap::new(), uses: 0, by_use: BTreeMap::new() }
     }
 
     /// Bytes of all entries, their overhead included: never more than the budget.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The values of these digests, each of them used now. None, and none of them used, where one is missing.
-    pub(super) fn get_all(&mut self, keys: &[Digest]) -> Option<Vec<V>> {
+    pub(crate) fn get_all(&mut self, keys: &[Digest]) -> Option<Vec<V>> {
         if !keys.iter().all(|key| self.entries.contains_key(key)) {
             return None;
         }
@@ -45,7 +45,7 @@ impl<V: Clone> Lru<V> {
 
     /// Keeps a value of so many bytes, which counts as used now; what has not been used for longest makes room, and is
     /// handed back. A value that never has room makes none.
-    pub(super) fn insert(&mut self, key: Digest, value: V, bytes: u64) -> Vec<V> {
+    pub(crate) fn insert(&mut self, key: Digest, value: V, bytes: u64) -> Vec<V> {
         let mut evicted = Vec::new();
         let bytes = bytes.saturating_add(OVERHEAD);
         if self.touch(&key).is_some() || bytes > self.budget {

@@ -23,7 +23,7 @@ const PIECE: usize = 1 << 14;
 
 /// What is kept, and how often it was asked for.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     kept: Mutex<Lru<Bytes>>,
     /// The element type of all of it.
     dtype: Dtype,
@@ -33,22 +33,22 @@ pub(super) struct Cache {
 
 /// What a request has met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lookup {
+pub(crate) enum Lookup {
     Hit,
     Miss,
 }
 
 /// Counts, and the bytes that are kept now.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counts {
-    pub(super) hits: u64,
-    pub(super) misses: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Counts {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Lookup {
     /// Its name in logs.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
@@ -56,7 +56,7 @@ impl Lookup {
     }
 
     /// The value of a `Cache-Status` header (RFC 9211).
-    pub(super) fn header(self) -> &'static str {
+    pub(crate) fn header(self) -> &'static str {
         match self {
             Self::Hit => "tilesight; hit",
             Self::Miss => "tilesight; fwd=miss",
@@ -66,13 +66,13 @@ impl Lookup {
 
 impl Cache {
     /// A cache of so many bytes, for embeddings that are computed in this type.
-    pub(super) fn new(budget: u64, dtype: Dtype) -> Self {
+    pub(crate) fn new(budget: u64, dtype: Dtype) -> Self {
         let kept = Mutex::new(Lru::new(budget));
         Self { kept, dtype, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// The embeddings of these content hashes, where all of them are here.
-    pub(super) fn find(&self, content_hashes: &[Digest]) -> Option<Vec<Bytes>> {
+    pub(crate) fn find(&self, content_hashes: &[Digest]) -> Option<Vec<Bytes>> {
         let found = self.lock().get_all(content_hashes);
         let count = if found.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Cache {
     }
 
     /// One after another, in f32.
-    pub(super) fn widen(&self, found: &[Bytes]) -> Vec<f32> {
+    pub(crate) fn widen(&self, found: &[Bytes]) -> Vec<f32> {
         let size = self.dtype.size();
         let mut values = vec![0.0; found.iter().map(Bytes::len).sum::<usize>() / size];
         let mut rest = &mut values[..];
@@ -95,7 +95,7 @@ impl Cache {
 
     /// Keeps embeddings, of which so many values belong to each content hash. The copy is the request's until the cache
     /// has it, so it is held; where that is too much, nothing is kept.
-    pub(super) fn keep(&self, content_hashes: &[Digest], lens: &[usize], embeddings: &[f32], place: &Place) {
+    pub(crate) fn keep(&self, content_hashes: &[Digest], lens: &[usize], embeddings: &[f32], place: &Place) {
         if place.hold((self.dtype.size() * embeddings.len()) as u64).is_err() {
             return;
         }
@@ -111,7 +111,7 @@ impl Cache {
         }
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Counts { hits: load(&self.hits), misses: load(&self.misses), bytes: self.lock().bytes() }
     }

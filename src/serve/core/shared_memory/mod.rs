@@ -9,7 +9,6 @@
 //! Reference:
 //! <https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md>.
 
-pub(super) mod http;
 #[cfg(test)]
 mod tests;
 
@@ -22,10 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 
-use super::refused::Refused;
-
 /// The extension's name among those of the server.
-pub(super) const EXTENSION: &str = "system_shared_memory";
+pub(crate) const EXTENSION: &str = "system_shared_memory";
 
 /// Where POSIX shared memory objects are files.
 const FOLDER: &str = "/dev/shm";
@@ -35,7 +32,7 @@ const MAX_NAME: usize = 255;
 
 /// The regions that are registered.
 #[derive(Debug)]
-pub(super) struct Regions {
+pub(crate) struct Regions {
     /// How many there may be; with none, the extension is off.
     max: usize,
     regions: Mutex<BTreeMap<String, Arc<Region>>>,
@@ -43,29 +40,31 @@ pub(super) struct Regions {
 
 /// A part of a shared memory object, by the name that clients have given it.
 #[derive(Debug)]
-pub(super) struct Region {
-    pub(super) name: String,
-    pub(super) key: String,
+pub(crate) struct Region {
+    pub(crate) name: String,
+    pub(crate) key: String,
     /// Where it begins in the object.
-    pub(super) offset: u64,
-    pub(super) byte_size: u64,
+    pub(crate) offset: u64,
+    pub(crate) byte_size: u64,
     file: File,
 }
 
 /// The part of a region that is one tensor's.
 #[derive(Debug, Clone)]
-pub(super) struct Window {
+pub(crate) struct Window {
     region: Arc<Region>,
     /// Where it begins in the region.
-    pub(super) offset: u64,
-    pub(super) byte_size: u64,
+    pub(crate) offset: u64,
+    pub(crate) byte_size: u64,
 }
 
 /// Why shared memory cannot be used so.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RegionError {
+pub(crate) enum RegionError {
     #[error("tensors in shared memory are not taken: the server was started without --shared-memory-regions")]
     Off,
+    #[error("{tensor} must have shared_memory_region and shared_memory_byte_size, or neither")]
+    Incomplete { tensor: String },
     #[error("region {name:?} is not registered")]
     Unknown { name: String },
     #[error("region {name:?} is registered already")]
@@ -89,12 +88,12 @@ pub(super) enum RegionError {
 }
 
 impl Regions {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max, regions: Mutex::default() }
     }
 
     /// Whether there may be any.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.max > 0
     }
 
@@ -102,7 +101,7 @@ impl Regions {
     ///
     /// # Errors
     /// Every [`RegionError`] but those of tensors.
-    pub(super) fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), RegionError> {
+    pub(crate) fn register(&self, name: &str, key: &str, offset: u64, byte_size: u64) -> Result<(), RegionError> {
         if name.is_empty() || byte_size == 0 {
             return Err(RegionError::Empty);
         }
@@ -121,7 +120,7 @@ impl Regions {
     }
 
     /// Forgets a region, or all of them. What is not there has been forgotten already.
-    pub(super) fn unregister(&self, name: Option<&str>) {
+    pub(crate) fn unregister(&self, name: Option<&str>) {
         let mut regions = self.lock();
         match name {
             Some(name) => drop(regions.remove(name)),
@@ -133,31 +132,28 @@ impl Regions {
     ///
     /// # Errors
     /// [`RegionError::Unknown`].
-    pub(super) fn status(&self, name: Option<&str>) -> Result<Vec<Arc<Region>>, RegionError> {
+    pub(crate) fn status(&self, name: Option<&str>) -> Result<Vec<Arc<Region>>, RegionError> {
         match name {
             Some(name) => Ok(vec![self.find(name)?]),
             None => Ok(self.lock().values().cloned().collect()),
         }
     }
 
-    /// What a tensor's parameters say of shared memory, where they do.
+    /// The window that a tensor's parameters name. None where they name none.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] where a parameter is missing, and those of [`Regions::window`].
-    pub(super) fn window_of(
+    /// [`RegionError::Incomplete`] where a parameter is missing, and those of [`Regions::window`].
+    pub(crate) fn window_of(
         &self,
         tensor: &str,
         region: Option<&str>,
         offset: Option<u64>,
         byte_size: Option<u64>,
-    ) -> Result<Option<Window>, Refused> {
+    ) -> Result<Option<Window>, RegionError> {
         match (region, byte_size) {
             (Some(region), Some(byte_size)) => Ok(Some(self.window(region, offset.unwrap_or(0), byte_size)?)),
             (None, None) if offset.is_none() => Ok(None),
-            _ => {
-                let needs = "must have shared_memory_region and shared_memory_byte_size, or neither";
-                Err(Refused::malformed(format!("{tensor} {needs}")))
-            }
+            _ => Err(RegionError::Incomplete { tensor: tensor.into() }),
         }
     }
 
@@ -213,7 +209,7 @@ impl Region {
 
 impl Window {
     /// The region's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.region.name
     }
 
@@ -221,7 +217,7 @@ impl Window {
     ///
     /// # Errors
     /// [`RegionError::Beyond`] where the object was cut short, [`RegionError::Io`].
-    pub(super) fn read(&self) -> Result<Bytes, RegionError> {
+    pub(crate) fn read(&self) -> Result<Bytes, RegionError> {
         self.region.require(self.offset, self.byte_size)?;
         let mut bytes = vec![0; self.byte_size as usize];
         let read = self.region.file.read_exact_at(&mut bytes, self.region.offset + self.offset);
@@ -234,7 +230,7 @@ impl Window {
     ///
     /// # Errors
     /// [`RegionError::TooSmall`], [`RegionError::Beyond`], [`RegionError::Io`].
-    pub(super) fn write(&self, output: &'static str, bytes: &[u8]) -> Result<(), RegionError> {
+    pub(crate) fn write(&self, output: &'static str, bytes: &[u8]) -> Result<(), RegionError> {
         self.require_room(output, bytes.len() as u64)?;
         self.region.require(self.offset, self.byte_size)?;
         let written = self.region.file.write_all_at(bytes, self.region.offset + self.offset);
@@ -245,7 +241,7 @@ impl Window {
     ///
     /// # Errors
     /// [`RegionError::TooSmall`].
-    pub(super) fn require_room(&self, output: &'static str, needed: u64) -> Result<(), RegionError> {
+    pub(crate) fn require_room(&self, output: &'static str, needed: u64) -> Result<(), RegionError> {
         if needed <= self.byte_size {
             return Ok(());
         }

@@ -5,16 +5,16 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::serve::outputs::Values;
+use crate::serve::core::outputs::Values;
 
-/// A request.
+/// A request's JSON.
 #[derive(Debug, Deserialize)]
 pub(super) struct Request {
     pub(super) id: Option<String>,
     #[serde(default)]
     pub(super) parameters: Parameters,
     pub(super) inputs: Vec<Input>,
-    pub(super) outputs: Option<Vec<WantedOutput>>,
+    pub(super) outputs: Option<Vec<RequestedOutput>>,
 }
 
 /// Parameters of a request that mean something here; the protocol lets a client send others.
@@ -49,7 +49,7 @@ pub(super) struct Input {
 
 /// An output that is asked for.
 #[derive(Debug, Deserialize)]
-pub(super) struct WantedOutput {
+pub(super) struct RequestedOutput {
     pub(super) name: String,
     #[serde(default)]
     pub(super) parameters: TensorParameters,
@@ -62,13 +62,13 @@ pub(super) struct Response<'a> {
     pub(super) model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<&'a str>,
-    pub(super) parameters: Facts,
+    pub(super) parameters: ResponseParameters,
     pub(super) outputs: Vec<Output<'a>>,
 }
 
-/// What is said of a response.
+/// Parameters of a response.
 #[derive(Debug, Serialize)]
-pub(super) struct Facts {
+pub(super) struct ResponseParameters {
     pub(super) content_hash: String,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Output<'a> {
     pub(super) datatype: &'static str,
     pub(super) shape: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) parameters: Option<Elsewhere<'a>>,
+    pub(super) parameters: Option<DataLocation<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<Values<'a>>,
 }
@@ -87,7 +87,7 @@ pub(super) struct Output<'a> {
 /// Where a tensor's bytes are, if not in the JSON.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub(super) enum Elsewhere<'a> {
+pub(super) enum DataLocation<'a> {
     /// So many of the binary part.
     Behind { binary_data_size: usize },
     /// So many in a region of the client's.

@@ -1,0 +1,66 @@
+//! The state that callers share with the encoder's thread.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::compute::Inputs;
+use super::queue::{Devices, Limits, Queue, Taken, Ticket};
+use super::reply::{Failure, Reply};
+use super::shared::Shared;
+
+pub(super) type Answer = Box<dyn FnOnce(Result<Reply, Failure>) + Send>;
+
+pub(super) struct Job {
+    pub(super) inputs: Inputs,
+    pub(super) answer: Answer,
+}
+
+/// The queue, and what is known of the encoder's thread.
+pub(super) struct State {
+    pub(super) shared: Shared<Job>,
+    /// For each device that has a batch, when it turned to its oldest.
+    computing_since: Mutex<Vec<Option<Instant>>>,
+    lost: OnceLock<String>,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits, devices: Devices) -> Self {
+        let computing_since = Mutex::new(vec![None; devices.count]);
+        Self { shared: Shared::new(Queue::new(limits, devices)), computing_since, lost: OnceLock::new() }
+    }
+
+    /// Why nothing is computed any more, once that is so.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
+    }
+
+    pub(super) fn computing_since(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
+        self.computing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn answer(&self, ticket: Ticket, answer: Answer, result: Result<Reply, Failure>) {
+        self.shared.change(|queue| queue.finish(ticket));
+        answer(result);
+    }
+
+    pub(super) fn refuse(&self, taken: Vec<Taken<Job>>, failure: impl Fn() -> Failure) {
+        for Taken { ticket, work, .. } in taken {
+            self.answer(ticket, work.answer, Err(failure()));
+        }
+    }
+
+    pub(super) fn lose(&self, reason: &str) {
+        self.lost.get_or_init(|| reason.to_string());
+        let waiting = self.shared.change(Queue::stop);
+        self.refuse(waiting, || self.loss());
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    pub(super) fn loss(&self) -> Failure {
+        let reason = self.lost.get().cloned().unwrap_or_else(|| "it was shut down".to_string());
+        Failure::Lost { reason }
+    }
+}

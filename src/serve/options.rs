@@ -1,0 +1,55 @@
+//! The limits and times of a server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What a server takes and how long it waits.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The address to listen on for HTTP; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The address to listen on for gRPC, where it is served.
+    pub grpc_listen: Option<SocketAddr>,
+    /// What connections may take.
+    pub connections: Connections,
+    /// Requests between their first byte and the last byte of their answer.
+    pub max_requests: usize,
+    /// Bytes that all of them hold together: bodies, pixels and embeddings.
+    pub max_bytes: u64,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// The most pixels of a picture. Decoding takes up to 16 bytes a pixel on each of `image_threads` threads.
+    pub max_pixels: usize,
+    /// Pictures that are decoded and cut at once.
+    pub image_threads: usize,
+    /// Regions of system shared memory that clients may register; with none, Triton's extension for them is off.
+    pub shared_memory_regions: usize,
+    /// Bytes of embeddings that are kept by their content hash, beside `max_bytes`; with none, all are encoded.
+    pub answer_cache: u64,
+    /// Where spans of OpenTelemetry are sent, if anywhere: a collector's address, as `http://127.0.0.1:4317`.
+    #[cfg(feature = "otel")]
+    pub otlp_endpoint: Option<String>,
+    /// How long a batch that is not full waits for more.
+    pub max_delay: Duration,
+    /// How long a request may take in all; a client may ask for less.
+    pub timeout: Duration,
+    /// How long a batch may compute before the encoder counts as lost.
+    pub batch_timeout: Duration,
+    /// How long requests that are there are worked on after the first signal to end.
+    pub drain_timeout: Duration,
+}
+
+/// What connections may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// How many there are at once; more wait to be accepted.
+    pub max: usize,
+    /// How long a request's head may take, from its first byte or, the first one's, from the connection's beginning.
+    pub header_timeout: Duration,
+    /// How long a connection may stay between an answer and the next request.
+    pub idle_timeout: Duration,
+    /// How long the reader of an answer may take nothing of it, or less than `min_read_rate` allows.
+    pub write_timeout: Duration,
+    /// How many bytes a second the reader of an answer takes at least, over each `write_timeout`.
+    pub min_read_rate: u64,
+}
