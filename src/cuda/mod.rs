@@ -15,15 +15,13 @@ mod enqueue;
 pub mod fatbin;
 mod flights;
 mod lower;
-#[cfg(test)]
-mod machine_code;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
-#[cfg(test)]
-mod ptxas;
 mod replica;
 #[expect(unsafe_code, reason = "copies from and to pinned memory")]
 mod slot;
+#[cfg(test)]
+mod tests;
 mod tuning;
 mod weights;
 
