@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use super::flights::Flights;
+use super::in_flight::Flights;
 use super::replica::{Observer, Replica, SLOTS};
 use super::slot::GpuTimes;
 use crate::checkpoint::VisionWeights;

@@ -6,14 +6,14 @@ pub mod architecture;
 mod attention_groups;
 mod backend;
 mod batch;
+mod caller_stream;
 pub(crate) mod check;
 #[expect(unsafe_code, reason = "calls of cuBLASLt")]
 mod cublas;
 #[expect(unsafe_code, reason = "calls of the driver")]
 mod driver;
-mod enqueue;
 pub mod fatbin;
-mod flights;
+mod in_flight;
 mod lower;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
@@ -27,9 +27,9 @@ mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
 pub(crate) use batch::Places;
+pub(crate) use caller_stream::{Enqueued, Order};
 pub(crate) use driver::{Context, ForeignStream, require_memory};
-pub(crate) use enqueue::{Enqueued, Order};
-pub(crate) use flights::{Computed, Flight, another_encoder};
+pub(crate) use in_flight::{Computed, Flight, another_encoder};
 pub(crate) use replica::SLOTS;
 pub(crate) use slot::GpuTimes;
 pub(crate) use tuning::kernels;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::batch::BatchTables;
+use super::caller_stream::{Enqueued, Order, Ring};
 use super::cublas::Cublas;
 use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
-use super::enqueue::{Enqueued, Order, Ring};
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
 use super::slot::{GpuTimes, Slot, Streams};
