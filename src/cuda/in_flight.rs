@@ -2,16 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use super::backend::CudaBackend;
 use super::driver::Event;
-use super::replica::SLOTS;
-use super::slot::GpuTimes;
-use crate::error::{Error, InputError};
-use crate::plan::Batch;
+use super::slot::{GpuTimes, SLOTS};
+use crate::error::Error;
 
 /// A batch on its way, for whoever will ask for its results. Dropping it gives them up.
 #[derive(Debug)]
-pub(crate) struct Flight {
+pub(crate) struct InFlightBatch {
     ticket: Arc<()>,
     computed: Arc<Event>,
 }
@@ -27,127 +24,79 @@ impl Computed {
     }
 }
 
-impl Flight {
+impl InFlightBatch {
     pub(crate) fn computed(&self) -> Computed {
         Computed(self.computed.clone())
     }
 }
 
-type Landed = Result<(Vec<f32>, GpuTimes), Error>;
+/// A batch's embeddings, and where its time went.
+pub(super) type Outcome = Result<(Vec<f32>, GpuTimes), Error>;
 
-/// The other side of a [`Flight`].
+/// The other side of an [`InFlightBatch`].
 #[derive(Debug)]
-struct Pending {
-    owner: Weak<()>,
-    replica: usize,
-    /// What the results will be written to, until they are.
-    place: Place,
+pub(super) struct Pending {
+    pub(super) owner: Weak<()>,
+    pub(super) replica: usize,
+    pub(super) state: FlightState,
 }
 
 #[derive(Debug)]
-enum Place {
+pub(super) enum FlightState {
+    /// The batch is in a slot; `embeddings` is what its results will be written to.
     Slot { slot: usize, embeddings: Vec<f32> },
-    Landed(Landed),
+    /// Its slot was needed before its owner came for the results.
+    Finished(Outcome),
 }
 
 /// All batches under way, in the order they were submitted.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Vec<Pending>);
+pub(super) struct InFlight(Vec<Pending>);
 
-impl Flights {
-    /// The oldest flight in a slot of this replica, and the slot.
-    fn oldest_in(&self, replica: usize) -> Option<usize> {
-        self.0.iter().position(|flight| flight.replica == replica && matches!(flight.place, Place::Slot { .. }))
+impl InFlight {
+    /// Adds a batch that was given to a slot, which tells with `computed` when it is done.
+    pub(super) fn add(
+        &mut self,
+        replica: usize,
+        slot: usize,
+        embeddings: Vec<f32>,
+        computed: &Arc<Event>,
+    ) -> InFlightBatch {
+        let batch = InFlightBatch { ticket: Arc::new(()), computed: computed.clone() };
+        let (owner, state) = (Arc::downgrade(&batch.ticket), FlightState::Slot { slot, embeddings });
+        self.0.push(Pending { owner, replica, state });
+        batch
     }
 
-    fn is_taken(&self, replica: usize, slot: usize) -> bool {
-        let takes = |flight: &Pending| {
-            flight.replica == replica && matches!(flight.place, Place::Slot { slot: taken, .. } if taken == slot)
+    /// Takes a batch out; none where it is not one of these.
+    pub(super) fn take(&mut self, batch: &InFlightBatch) -> Option<Pending> {
+        let owner = Arc::downgrade(&batch.ticket);
+        let known = self.0.iter().position(|pending| pending.owner.ptr_eq(&owner))?;
+        Some(self.0.remove(known))
+    }
+
+    /// Takes the oldest batch out that is in a slot of this replica.
+    pub(super) fn take_oldest(&mut self, replica: usize) -> Option<Pending> {
+        let is_there =
+            |pending: &Pending| pending.replica == replica && matches!(pending.state, FlightState::Slot { .. });
+        let oldest = self.0.iter().position(is_there)?;
+        Some(self.0.remove(oldest))
+    }
+
+    /// Puts a batch back whose slot was freed, and forgets the others like it that were given up.
+    pub(super) fn put_back(&mut self, owner: Weak<()>, replica: usize, outcome: Outcome) {
+        self.0.push(Pending { owner, replica, state: FlightState::Finished(outcome) });
+        self.0.retain(|pending| pending.owner.strong_count() > 0 || matches!(pending.state, FlightState::Slot { .. }));
+    }
+
+    /// The slots of a replica that no batch is in.
+    pub(super) fn free_slots(&self, replica: usize) -> Vec<usize> {
+        let is_taken = |slot: usize| {
+            self.0.iter().any(|pending| {
+                pending.replica == replica
+                    && matches!(pending.state, FlightState::Slot { slot: taken, .. } if taken == slot)
+            })
         };
-        self.0.iter().any(takes)
+        (0..SLOTS).filter(|&slot| !is_taken(slot)).collect()
     }
-}
-
-impl CudaBackend {
-    /// Starts a batch on GPU number `device` of this backend's, whose results will be written to `embeddings`. Waits where
-    /// the GPU has as many as it has slots, or needs more memory than the batches under way leave it.
-    ///
-    /// # Errors
-    /// [`CudaError`](crate::error::CudaError); batches under way are not affected, unless the GPU is lost.
-    pub(crate) fn submit(&mut self, device: usize, batch: &Batch, embeddings: Vec<f32>) -> Result<Flight, Error> {
-        if !self.replicas[device].has_room_for(&batch.shape) {
-            self.land(device);
-        }
-        let slot = loop {
-            match (0..SLOTS).find(|&slot| !self.flights.is_taken(device, slot)) {
-                Some(free) => break free,
-                None => self.land_oldest(device),
-            }
-        };
-        self.replicas[device].submit(slot, batch, true)?;
-        let flight = Flight { ticket: Arc::new(()), computed: self.replicas[device].computed(slot).clone() };
-        let owner = Arc::downgrade(&flight.ticket);
-        self.flights.0.push(Pending { owner, replica: device, place: Place::Slot { slot, embeddings } });
-        Ok(flight)
-    }
-
-    /// Waits for a batch; its results, and where its time went.
-    ///
-    /// # Errors
-    /// [`CudaError`](crate::error::CudaError); [`InputError::Unavailable`] for a batch of another backend.
-    pub(crate) fn finish(&mut self, flight: &Flight) -> Landed {
-        let owner = Arc::downgrade(&flight.ticket);
-        let known = self.flights.0.iter().position(|pending| pending.owner.ptr_eq(&owner));
-        let known = known.ok_or_else(another_encoder)?;
-        let pending = self.flights.0.remove(known);
-        match pending.place {
-            Place::Landed(landed) => landed,
-            Place::Slot { slot, mut embeddings } => {
-                let times = self.replicas[pending.replica].finish(slot, &mut embeddings)?;
-                Ok((embeddings, times))
-            }
-        }
-    }
-
-    /// Frees all slots: waits for what is in them, and keeps the results for those who will ask.
-    pub(super) fn land_all(&mut self) {
-        (0..self.replicas.len()).for_each(|replica| self.land(replica));
-    }
-
-    /// The slots of a replica that no flight is in; where there are none, the oldest one's, which lands.
-    pub(super) fn free_slots(&mut self, replica: usize) -> Vec<usize> {
-        if (0..SLOTS).all(|slot| self.flights.is_taken(replica, slot)) {
-            self.land_oldest(replica);
-        }
-        (0..SLOTS).filter(|&slot| !self.flights.is_taken(replica, slot)).collect()
-    }
-
-    pub(super) fn land(&mut self, replica: usize) {
-        while self.flights.oldest_in(replica).is_some() {
-            self.land_oldest(replica);
-        }
-    }
-
-    fn land_oldest(&mut self, replica: usize) {
-        let Some(oldest) = self.flights.oldest_in(replica) else { return };
-        let mut pending = self.flights.0.remove(oldest);
-        let Place::Slot { slot, mut embeddings } = pending.place else { return };
-        if pending.owner.strong_count() == 0 {
-            // Nobody will ask; what went wrong concerns the next batch, which is told.
-            let _ = self.replicas[replica].discard(slot);
-            return;
-        }
-        let landed = self.replicas[replica].finish(slot, &mut embeddings);
-        pending.place = Place::Landed(landed.map(|times| (embeddings, times)));
-        self.flights.0.push(pending);
-        self.flights
-            .0
-            .retain(|pending| pending.owner.strong_count() > 0 || matches!(pending.place, Place::Slot { .. }));
-    }
-}
-
-/// The refusal of a submission that was made elsewhere.
-pub(crate) fn another_encoder() -> Error {
-    let reason = "it was submitted to another encoder";
-    InputError::Unavailable { option: "submission", found: "given".to_string(), reason }.into()
 }

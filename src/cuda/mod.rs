@@ -27,9 +27,8 @@ mod weights;
 
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
 pub(crate) use batch::Places;
-pub(crate) use caller_stream::{Enqueued, Order};
+pub(crate) use caller_stream::{CallerStream, Enqueued};
 pub(crate) use driver::{Context, ForeignStream, require_memory};
-pub(crate) use in_flight::{Computed, Flight, another_encoder};
-pub(crate) use replica::SLOTS;
+pub(crate) use in_flight::{Computed, InFlightBatch};
 pub(crate) use slot::GpuTimes;
 pub(crate) use tuning::kernels;

@@ -10,6 +10,9 @@ use crate::dtype::Dtype;
 use crate::error::CudaError;
 use crate::plan::{Batch, BatchShape, Capacity, Target};
 
+/// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
+pub(crate) const SLOTS: usize = 2;
+
 /// Pixels are copied to pinned memory and sent off in pieces of this many bytes: the GPU fetches one while the host
 /// copies the next.
 const PIECE_BYTES: usize = 1 << 20;

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::backend::Backend;
-use super::{Encoder, Input};
+use super::{Encoder, Input, pixels};
 #[cfg(feature = "cuda-unversioned")]
 use crate::cuda::{self, GpuTimes};
-use crate::error::Result;
+use crate::error::{Error, InputError, Result};
 
 /// Inputs on their way through an encoder, from [`Encoder::submit`] to [`Encoder::finish`]. Dropping it gives their
 /// embeddings up.
@@ -16,7 +16,7 @@ pub struct Submission(State);
 enum State {
     Done(Encoded),
     #[cfg(feature = "cuda-unversioned")]
-    Flying(cuda::Flight),
+    Pending(cuda::InFlightBatch),
 }
 
 /// What can be waited for on any thread until a device has computed a submission.
@@ -75,7 +75,7 @@ impl Submission {
         match &self.0 {
             State::Done(_) => None,
             #[cfg(feature = "cuda-unversioned")]
-            State::Flying(flight) => Some(Computed { gpu: flight.computed() }),
+            State::Pending(batch) => Some(Computed { gpu: batch.computed() }),
         }
     }
 }
@@ -92,7 +92,7 @@ impl Encoder {
         match &self.backend {
             Backend::Cpu(_) => 1,
             #[cfg(feature = "cuda-unversioned")]
-            Backend::Cuda(_) => cuda::SLOTS,
+            Backend::Cuda(cuda) => cuda.depth(),
         }
     }
 
@@ -113,7 +113,7 @@ impl Encoder {
         let batches = self.batches(images);
         #[cfg(feature = "cuda-unversioned")]
         if let (Backend::Cuda(cuda), None, [batch]) = (&mut self.backend, &self.observer, &batches[..]) {
-            return Ok(Submission(State::Flying(cuda.submit(device, batch, embeddings)?)));
+            return Ok(Submission(State::Pending(cuda.submit(device, batch, embeddings)?)));
         }
         let timing = self.run_batches(&batches, &mut embeddings, true)?;
         let timing = match timing {
@@ -127,21 +127,29 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of [`encode_inputs`](Self::encode_inputs);
-    /// [`InputError::Unavailable`](crate::error::InputError::Unavailable) for a submission to another encoder.
+    /// [`InputError::Unavailable`] for a submission to another encoder.
     pub fn finish(&mut self, submission: Submission) -> Result<Encoded> {
         match submission.0 {
             State::Done(encoded) => Ok(encoded),
             #[cfg(feature = "cuda-unversioned")]
-            State::Flying(flight) => self.land(&flight),
+            State::Pending(batch) => self.collect(&batch),
         }
     }
 
+    /// Waits for a batch on a GPU.
     #[cfg(feature = "cuda-unversioned")]
-    fn land(&mut self, flight: &cuda::Flight) -> Result<Encoded> {
-        let Backend::Cuda(cuda) = &mut self.backend else { return Err(cuda::another_encoder()) };
-        let (embeddings, times) = cuda.finish(flight)?;
-        match super::pixels::first_not_finite(&embeddings) {
-            Some(index) => Err(crate::error::Error::NotFinite { index }),
+    fn collect(&mut self, batch: &cuda::InFlightBatch) -> Result<Encoded> {
+        let outcome = match &mut self.backend {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(cuda) => cuda.finish(batch),
+        };
+        let Some(outcome) = outcome else {
+            let reason = "it was submitted to another encoder";
+            return Err(InputError::Unavailable { option: "submission", found: "given".to_string(), reason }.into());
+        };
+        let (embeddings, times) = outcome?;
+        match pixels::first_not_finite(&embeddings) {
+            Some(index) => Err(Error::NotFinite { index }),
             None => Ok(Encoded { embeddings, timing: times.into() }),
         }
     }
