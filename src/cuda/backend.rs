@@ -8,13 +8,13 @@ use super::caller_stream::{CallerStream, Enqueued};
 use super::driver::{Context, DeviceModel, list_devices};
 use super::in_flight::{FlightState, InFlight, InFlightBatch, Outcome, Pending};
 use super::replica::{Observer, Replica};
-use super::slot::{GpuTimes, SLOTS};
+use super::slot::{NO_TIME, SLOTS};
 use super::{abi, fatbin};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::digest::Digest;
 use crate::error::{CudaError, Error, InputError};
-use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target, Timing};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
@@ -148,19 +148,14 @@ impl CudaBackend {
     ///
     /// # Errors
     /// [`CudaError`]. After one, nothing is under way.
-    pub(crate) fn run(
-        &mut self,
-        batches: &[Batch],
-        embeddings: Vec<&mut [f32]>,
-        timed: bool,
-    ) -> Result<GpuTimes, Error> {
+    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>, timed: bool) -> Result<Timing, Error> {
         self.drain_all();
         let num_replicas = self.replicas.len();
-        let mut times = GpuTimes::default();
+        let mut timing = NO_TIME;
         let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
         let mut finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| {
             if let Some(embeddings) = waiting.take() {
-                times.add(replica.finish(slot, embeddings)?);
+                add(&mut timing, replica.finish(slot, embeddings)?);
             }
             Ok::<_, Error>(())
         };
@@ -188,7 +183,7 @@ impl CudaBackend {
         if result.is_err() {
             self.replicas.iter_mut().for_each(Replica::abandon);
         }
-        result.map(|()| times)
+        result.map(|()| timing)
     }
 
     /// Encodes one batch on the first GPU, step by step, and shows what each step wrote.
@@ -229,8 +224,8 @@ impl CudaBackend {
         Some(match pending.state {
             FlightState::Finished(outcome) => outcome,
             FlightState::Slot { slot, mut embeddings } => {
-                let times = self.replicas[pending.replica].finish(slot, &mut embeddings);
-                times.map(|times| (embeddings, times))
+                let timing = self.replicas[pending.replica].finish(slot, &mut embeddings);
+                timing.map(|timing| (embeddings, timing))
             }
         })
     }
@@ -298,11 +293,23 @@ impl CudaBackend {
             // Nobody will ask; what went wrong concerns the next batch, which is told.
             let _ = self.replicas[replica].discard(slot);
         } else {
-            let times = self.replicas[replica].finish(slot, &mut embeddings);
-            self.in_flight.put_back(owner, replica, times.map(|times| (embeddings, times)));
+            let timing = self.replicas[replica].finish(slot, &mut embeddings);
+            self.in_flight.put_back(owner, replica, timing.map(|timing| (embeddings, timing)));
         }
         true
     }
+}
+
+/// Adds the times of another batch on a GPU; their ways may have overlapped.
+fn add(sum: &mut Timing, more: Timing) {
+    let (Timing::Gpu { h2d, compute, d2h }, Timing::Gpu { h2d: more_h2d, compute: more_compute, d2h: more_d2h }) =
+        (sum, more)
+    else {
+        unreachable!("a GPU gives a GPU's times")
+    };
+    *h2d += more_h2d;
+    *compute += more_compute;
+    *d2h += more_d2h;
 }
 
 /// What the kernels are made for; every other model runs on the CPU.

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Weak};
 
 use super::driver::Event;
-use super::slot::{GpuTimes, SLOTS};
+use super::slot::SLOTS;
 use crate::error::Error;
+use crate::plan::Timing;
 
 /// A batch on its way, for whoever will ask for its results. Dropping it gives them up.
 #[derive(Debug)]
@@ -13,13 +14,13 @@ pub(crate) struct InFlightBatch {
     computed: Arc<Event>,
 }
 
-/// What can be waited for on any thread until a batch is computed.
+/// What can be waited for on any thread until a device has computed a submission.
 #[derive(Debug, Clone)]
-pub(crate) struct Computed(Arc<Event>);
+pub struct Computed(Arc<Event>);
 
 impl Computed {
-    /// Waits. What went wrong is told to whoever asks for the results.
-    pub(crate) fn wait(&self) {
+    /// Waits. Failures are told by [`Encoder::finish`](crate::Encoder::finish).
+    pub fn wait(&self) {
         let _ = self.0.synchronize();
     }
 }
@@ -31,7 +32,7 @@ impl InFlightBatch {
 }
 
 /// A batch's embeddings, and where its time went.
-pub(super) type Outcome = Result<(Vec<f32>, GpuTimes), Error>;
+pub(super) type Outcome = Result<(Vec<f32>, Timing), Error>;
 
 /// The other side of an [`InFlightBatch`].
 #[derive(Debug)]

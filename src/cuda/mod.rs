@@ -25,10 +25,13 @@ mod tests;
 mod tuning;
 mod weights;
 
+/// Whether this build computes on GPUs: `stub.rs` stands for this module where it does not.
+pub(crate) const IS_BUILT: bool = true;
+
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
 pub(crate) use batch::Places;
 pub(crate) use caller_stream::{CallerStream, Enqueued};
 pub(crate) use driver::{Context, ForeignStream, require_memory};
-pub(crate) use in_flight::{Computed, InFlightBatch};
-pub(crate) use slot::GpuTimes;
+pub use in_flight::Computed;
+pub(crate) use in_flight::InFlightBatch;
 pub(crate) use tuning::kernels;

@@ -219,26 +219,24 @@ impl Encoder {
 
     /// Measures what is best for one image of each number of tiles, and for a full batch.
     fn tune(&mut self, tune: Tune) -> Result<()> {
-        #[cfg(feature = "cuda-unversioned")]
-        if tune != Tune::Never && matches!(self.backend, Backend::Cuda(_)) {
-            let most = self.config.max_num_tiles.min(self.max_batch_tiles);
-            let images: Vec<_> = (1..=most)
-                .map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0)))
-                .collect::<Result<_>>()?;
-            let largest = images.last().into_iter();
-            let full = largest.flat_map(|image| {
-                let num_images = self.max_batch_tiles / image.tiles.len().max(1);
-                std::iter::repeat_n(image.clone(), num_images)
-            });
-            let full = BatchShape { images: full.collect() };
-            let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
-            let shapes: Vec<_> = single.chain([full]).collect();
-            if let Backend::Cuda(cuda) = &mut self.backend {
-                cuda.tune(&shapes, tune == Tune::Always)?;
-            }
+        if tune == Tune::Never || matches!(self.backend, Backend::Cpu(_)) {
+            return Ok(());
         }
-        let _ = tune;
-        Ok(())
+        let most = self.config.max_num_tiles.min(self.max_batch_tiles);
+        let images: Vec<_> =
+            (1..=most).map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0))).collect::<Result<_>>()?;
+        let largest = images.last().into_iter();
+        let full = largest.flat_map(|image| {
+            let num_images = self.max_batch_tiles / image.tiles.len().max(1);
+            std::iter::repeat_n(image.clone(), num_images)
+        });
+        let full = BatchShape { images: full.collect() };
+        let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
+        let shapes: Vec<_> = single.chain([full]).collect();
+        match &mut self.backend {
+            Backend::Cpu(_) => Ok(()),
+            Backend::Cuda(cuda) => cuda.tune(&shapes, tune == Tune::Always),
+        }
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.
@@ -294,9 +292,7 @@ impl Encoder {
 
     fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>, timed: bool) -> Result<Timing> {
         let begin = Instant::now();
-        #[cfg_attr(not(feature = "cuda-unversioned"), expect(unused_mut, reason = "only a GPU tells more"))]
         let mut timing = None;
-        let _ = timed;
         match (&mut self.backend, &mut self.observer) {
             (Backend::Cpu(cpu), observer) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
@@ -316,16 +312,14 @@ impl Encoder {
                     }
                 }
             }
-            #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), Some(observer)) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
                     cuda.observe(batch, output, &mut |plan, step, values| observer(StepOutput { plan, step, values }))?;
                 }
             }
-            #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), None) => {
-                let times = cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect(), timed)?;
-                timing = Some(times.into());
+                let outputs = outputs.iter_mut().map(|output| &mut **output).collect();
+                timing = Some(cuda.run(batches, outputs, timed)?);
             }
         }
         let mut before = 0;

@@ -18,13 +18,13 @@ use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
 use super::fatbin;
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
-use super::slot::{GpuTimes, SLOTS, Slot, Streams};
+use super::slot::{NO_TIME, SLOTS, Slot, Streams};
 use super::tuning::{Tuning, driver_version};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::error::{CudaError, Error};
-use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target, Timing};
 
 /// One GPU. Fields are dropped in this order: graphs before the memory they name.
 #[derive(Debug)]
@@ -136,17 +136,19 @@ impl Replica {
     }
 
     /// Waits for the batch in slot `slot`, if one is there, and writes its results as f32.
-    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<GpuTimes, Error> {
+    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<Timing, Error> {
         self.in_slot(slot, |replica| {
             let dtype = replica.target.precision.activations;
-            let Some((bytes, mut times)) = replica.slots[slot].finish(dtype)? else { return Ok(GpuTimes::default()) };
+            let Some((bytes, mut timing)) = replica.slots[slot].finish(dtype)? else { return Ok(NO_TIME) };
             let begin = Instant::now();
             // Blocks that fit the inner caches, whole elements.
             const BLOCK: usize = 1 << 15;
             let blocks = embeddings.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * dtype.size()));
             blocks.for_each(|(values, bytes)| dtype.widen(bytes, values));
-            times.d2h += begin.elapsed();
-            Ok(times)
+            if let Timing::Gpu { d2h, .. } = &mut timing {
+                *d2h += begin.elapsed();
+            }
+            Ok(timing)
         })
     }
 
