@@ -1,5 +1,6 @@
 //! `tilesight encode`: pictures or pixel tensors to embeddings.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -56,13 +57,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = ReportFile::create(arguments.json.as_ref())?;
     let mut encoder = arguments.encoder.build()?;
     let batches_at_once = batches_at_once(&arguments.encoder.computing.device, on_gpu(&encoder));
-    let tiles_at_once = arguments.encoder.computing.max_batch_tiles.saturating_mul(batches_at_once);
     let mut seconds = Vec::new();
     for run in 0..arguments.repeat.get() {
         let output = output.as_mut().filter(|_| run == 0);
         seconds.push(match &arguments.pixels {
             Some(file) => encode_pixels(&mut encoder, &PixelFile::read(file)?, output)?,
-            None => encode_pictures(&mut encoder, &arguments.images, tiles_at_once, output, run == 0)?,
+            None => encode_pictures(&mut encoder, &arguments.images, batches_at_once, output, run == 0)?,
         });
     }
     if let Some(output) = output {
@@ -119,11 +119,11 @@ fn batches_at_once(device: &Device, on_gpu: bool) -> usize {
     }
 }
 
-/// Encodes pictures, so many tiles in a call, and writes what a call gives when it is done.
+/// Encodes pictures, so many batches in a call, and writes what a call gives when it is done.
 fn encode_pictures(
     encoder: &mut Encoder,
     paths: &[PathBuf],
-    tiles_at_once: usize,
+    batches_at_once: usize,
     mut output: Option<&mut Output>,
     show: bool,
 ) -> Result<f64> {
@@ -148,10 +148,15 @@ fn encode_pictures(
     }
     let bar = step_bar(encoder);
     let (mut lines, mut content_hashes) = (Vec::with_capacity(pictures.len()), Vec::new());
-    for batch in pictures::batches(&pictures, tiles_at_once) {
-        let (first, last) = (lines.len() + 1, lines.len() + batch.len());
+    let computed_tiles = pictures.iter().map(|picture| encoder.num_computed_tiles(picture.canvas.aspect_ratio));
+    let batches = encoder.batch_ranges(computed_tiles.collect::<Result<Vec<_>>>()?);
+    let mut rest = &pictures[..];
+    for at_once in batches.chunks(batches_at_once) {
+        let (together, later) = rest.split_at(at_once.iter().map(Range::len).sum());
+        rest = later;
+        let (first, last) = (lines.len() + 1, lines.len() + together.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
-        let cut = pictures::each(batch, |image| {
+        let cut = pictures::each(together, |image| {
             let hash = || identity.map(|identity| identity.content_hash(&image.digest(), Some(&preprocessor)));
             let (tiles, content_hash) = rayon::join(|| preprocessor.tiles(image), hash);
             Ok((tiles?, content_hash))
@@ -162,7 +167,7 @@ fn encode_pictures(
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;
         }
-        for (number, picture) in batch.iter().enumerate() {
+        for (number, picture) in together.iter().enumerate() {
             lines.push(line(picture, encodings.image(number).unwrap_or_default(), width));
         }
     }

@@ -39,24 +39,6 @@ pub(super) fn each<T: Send>(pictures: &[Picture], work: impl Fn(&Image) -> Resul
     pictures.par_iter().map(work).collect()
 }
 
-/// Cuts a list into runs of at most `max_tiles` tiles, or of one picture.
-pub(super) fn batches(pictures: &[Picture], max_tiles: usize) -> Vec<&[Picture]> {
-    let mut batches = Vec::new();
-    let mut rest = pictures;
-    while !rest.is_empty() {
-        let mut num_tiles = 0;
-        let fits = |picture: &&Picture| {
-            num_tiles += picture.canvas.num_tiles();
-            num_tiles <= max_tiles
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (batch, later) = rest.split_at(count);
-        batches.push(batch);
-        rest = later;
-    }
-    batches
-}
-
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io(path))
 }

@@ -71,7 +71,7 @@ impl Encoder {
         if let (Backend::Cuda(cuda), None, [batch]) = (&mut self.backend, &self.observer, &batches[..]) {
             return Ok(Submission(State::Pending(cuda.submit(device, batch, embeddings)?)));
         }
-        let timing = self.run_batches(&batches, &mut embeddings, true)?;
+        let timing = self.run(&batches, &mut embeddings, true)?;
         let timing = match timing {
             Timing::Host { .. } => Timing::Host { compute: begin.elapsed() },
             gpu @ Timing::Gpu { .. } => gpu,
