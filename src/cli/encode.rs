@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use super::bench::peak_rss_bytes;
 use super::model::EncoderOptions;
 use super::output::{Entry, Output, OutputPath};
-use super::pictures::{self, Picture};
+use super::pictures::{self, Picture, PictureFile};
 use super::pixels::PixelFile;
 use super::report_file::ReportFile;
 use super::{progress, table};
@@ -57,12 +57,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = ReportFile::create(arguments.json.as_ref())?;
     let mut encoder = arguments.encoder.build()?;
     let batches_at_once = batches_at_once(&arguments.encoder.computing.device, on_gpu(&encoder));
+    let files = PictureFile::list(&arguments.images);
     let mut seconds = Vec::new();
     for run in 0..arguments.repeat.get() {
         let output = output.as_mut().filter(|_| run == 0);
         seconds.push(match &arguments.pixels {
             Some(file) => encode_pixels(&mut encoder, &PixelFile::read(file)?, output)?,
-            None => encode_pictures(&mut encoder, &arguments.images, batches_at_once, output, run == 0)?,
+            None => encode_pictures(&mut encoder, &files, batches_at_once, output, run == 0)?,
         });
     }
     if let Some(output) = output {
@@ -122,7 +123,7 @@ fn batches_at_once(device: &Device, on_gpu: bool) -> usize {
 /// Encodes pictures, so many batches in a call, and writes what a call gives when it is done.
 fn encode_pictures(
     encoder: &mut Encoder,
-    paths: &[PathBuf],
+    files: &[PictureFile],
     batches_at_once: usize,
     mut output: Option<&mut Output>,
     show: bool,
@@ -131,7 +132,7 @@ fn encode_pictures(
     // Takes a look at every weight, for hashes that only a file holds.
     let identity = output.is_some().then(|| encoder.identity());
     let start = Instant::now();
-    let pictures = pictures::survey(paths, &preprocessor)?;
+    let pictures = pictures::survey(files, &preprocessor)?;
     let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
     let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
     if let Some(output) = &mut output {
@@ -190,7 +191,7 @@ fn line(picture: &Picture, embeddings: &[f32], width: usize) -> [String; 6] {
     let [down, across] = picture.canvas.aspect_ratio;
     let squares: f64 = embeddings.iter().map(|x| f64::from(*x).powi(2)).sum();
     [
-        picture.path.display().to_string(),
+        picture.file.path.display().to_string(),
         format!("{}x{}", picture.width, picture.height),
         format!("{across}x{down}"),
         (down * across).to_string(),
