@@ -8,12 +8,12 @@ use clap::Args;
 use indicatif::ProgressBar;
 use safetensors::Dtype;
 
-use super::bench::peak_rss_bytes;
 use super::model::EncoderOptions;
 use super::output::{Entry, Output, OutputPath};
 use super::pictures::{self, Picture, PictureFile};
 use super::pixels::PixelFile;
 use super::report_file::ReportFile;
+use super::system::peak_rss_bytes;
 use super::{progress, table};
 use crate::digest::Digest;
 use crate::encoder::{Device, Encoder};
@@ -108,7 +108,7 @@ fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Ou
 
 /// Whether GPUs compute; the CPU does it in f32, and they never do.
 fn on_gpu(encoder: &Encoder) -> bool {
-    encoder.precision().activations != crate::Dtype::F32
+    encoder.precision().activations != crate::dtype::Dtype::F32
 }
 
 /// Batches that are read and encoded in one call: one on the CPU; on GPUs two for each, which computes one while it

@@ -7,12 +7,11 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
 use crate::encoder::{Device, Encoder, EncoderBuilder, Kernels, Tune};
 use crate::error::Result;
 use crate::image::Preprocess;
-use crate::plan::Semantics;
-
-use super::plan::print_fallbacks;
+use crate::plan::{Plan, Semantics};
 
 /// The geometry of an encoder, where it is not read from beside the weights.
 #[derive(Args, Clone)]
@@ -142,7 +141,7 @@ pub(super) enum DtypeName {
     Fp16,
 }
 
-impl From<DtypeName> for crate::Dtype {
+impl From<DtypeName> for Dtype {
     fn from(name: DtypeName) -> Self {
         match name {
             DtypeName::F32 => Self::F32,
@@ -224,6 +223,17 @@ impl EncoderOptions {
     }
 }
 
+/// Says on standard error which steps another form's kernels carry out.
+pub(super) fn print_fallbacks(plan: &Plan) {
+    let mut named: Vec<String> = Vec::new();
+    for (step, form) in plan.fallbacks() {
+        if !named.contains(&step.kind()) {
+            named.push(step.kind());
+            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
+        }
+    }
+}
+
 /// A path as it is; a name of the form OWNER/NAME that is no path here, from the hub.
 fn resolve(model: &Path) -> Result<PathBuf> {
     match repository_name(model).filter(|_| !model.exists()) {
@@ -241,7 +251,7 @@ fn fetch(name: &str) -> Result<PathBuf> {
 fn fetch(name: &str) -> Result<PathBuf> {
     let reason =
         "there is no such folder, and this build does not ask the Hub: build it with --features hub".to_string();
-    Err(crate::Error::Hub { model: name.to_string(), reason })
+    Err(crate::error::Error::Hub { model: name.to_string(), reason })
 }
 
 /// `OWNER/NAME`, if that is what the path looks like.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::grid::Grid;
-use super::model::{DtypeName, Model};
+use super::model::{DtypeName, Model, print_fallbacks};
 use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
@@ -159,17 +159,6 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Optio
         readable_bytes(plan.bytes()),
         readable_bytes(plan.arena_bytes as u64),
     );
-}
-
-/// Says on standard error which steps another form's kernels carry out.
-pub(super) fn print_fallbacks(plan: &Plan) {
-    let mut named: Vec<String> = Vec::new();
-    for (step, form) in plan.fallbacks() {
-        if !named.contains(&step.kind()) {
-            named.push(step.kind());
-            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
-        }
-    }
 }
 
 /// The first step of each kind, in order, with how many there are.

@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "{}: {} of random weights, {}, {format} names, seed {}",
         arguments.output.display(),
         readable_bytes(bytes),
-        crate::Dtype::from(arguments.dtype),
+        crate::dtype::Dtype::from(arguments.dtype),
         arguments.seed
     );
     Ok(())

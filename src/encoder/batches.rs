@@ -75,10 +75,11 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::Device;
 
     #[test]
     fn a_batch_takes_what_fits_and_its_first_whatever_it_needs() {
-        let encoder = Encoder::builder().demo().device(crate::Device::Cpu).max_batch_tiles(8).build().unwrap();
+        let encoder = Encoder::builder().demo().device(Device::Cpu).max_batch_tiles(8).build().unwrap();
         let cut = |tiles: &[usize]| encoder.batch_ranges(tiles.iter().copied());
         assert_eq!(cut(&[]), []);
         assert_eq!(cut(&[9, 1]), [0..1, 1..2]);

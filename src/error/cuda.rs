@@ -1,5 +1,7 @@
 //! What can go wrong with a GPU, its driver, or the libraries beside it.
 
+use crate::dtype::Dtype;
+
 /// What went wrong on the way to a GPU or on it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -80,7 +82,7 @@ pub enum CudaError {
         /// How many.
         count: u32,
         /// The element type.
-        dtype: crate::Dtype,
+        dtype: Dtype,
     },
     /// A call to the driver failed.
     #[error("{call} failed: {name} ({code}){}", if *fatal { "; the GPU's state is lost, start the process again" } else { "" })]
