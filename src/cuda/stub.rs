@@ -8,8 +8,8 @@ use crate::digest::Digest;
 use crate::error::{CudaError, Error};
 use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Plan, Profile, Step, StepTiming, Target, Timing};
 
-/// Whether this build computes on GPUs. Whoever names one is refused by it, in words of their own: what a stub would ask of
-/// a driver is a last line behind that.
+/// Whether this build computes on GPUs. Callers look at it before they name one, and say how to get a build that does. The
+/// functions here that would ask the driver fail.
 pub(crate) const IS_BUILT: bool = false;
 
 /// The encoder on GPUs, of which this build makes none.
