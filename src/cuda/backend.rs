@@ -199,6 +199,7 @@ impl CudaBackend {
         self.drain_all();
         self.replicas[0].observe(batch, embeddings, observer)
     }
+
     /// Starts a batch on GPU number `device` of this backend's, whose results will be written to `embeddings`. Waits where
     /// the GPU has as many as it has slots, or needs more memory than the batches under way leave it.
     ///

@@ -107,7 +107,7 @@ impl<'r> Measuring<'r> {
         Ok(timings)
     }
 
-    /// Walks a batch' plan without a graph, `rounds` times after one that does not count, with an event between any two
+    /// Walks a batch' plan without a graph, `num_rounds` times after one that does not count, with an event between any two
     /// steps.
     ///
     /// # Errors

@@ -352,6 +352,7 @@ impl Replica {
     /// from a clean state, or learns why not. This batch has failed; another's results are whole once everything could be
     /// waited for.
     fn in_slot<T>(&mut self, slot: usize, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        // What is in the slots of a GPU that is lost stays there.
         self.require_usable()?;
         let result = self.guarded(work);
         if result.is_err() {
