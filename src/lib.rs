@@ -6,7 +6,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 mod cpu;
-#[cfg(feature = "cuda-unversioned")]
+#[cfg_attr(not(feature = "cuda-unversioned"), path = "cuda/stub.rs")]
 #[cfg_attr(
     not(feature = "cli"),
     allow(dead_code, unused_imports, reason = "checks, benchmarks and plans of kernels serve the command line alone")

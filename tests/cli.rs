@@ -213,6 +213,43 @@ fn repeats_are_reported_as_json() {
     assert!(!cfg!(target_os = "linux") || report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
 }
 
+/// A pipe can be read only once, and is asked for its picture's size, for the picture, and with `--repeat` for both again.
+#[cfg(unix)]
+#[test]
+fn pictures_come_through_pipes() {
+    let folder = folder();
+    let [picture, _] = pictures();
+    let (expected, found) = (folder.path().join("expected.npy"), folder.path().join("found.npy"));
+    succeeds(&[&"encode", &"--model", &golden("hf_tiny"), &picture, &"--output", &expected]);
+    for script in [
+        r#"cat "$1" | "$0" encode --device cpu --model "$2" /dev/stdin --repeat 2 --output "$3""#,
+        r#""$0" encode --device cpu --model "$2" <(cat "$1") --repeat 2 --output "$3""#,
+    ] {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, env!("CARGO_BIN_EXE_tilesight")]).arg(&picture).arg(golden("hf_tiny")).arg(&found);
+        let output = bash.output().unwrap();
+        assert!(output.status.success(), "{script}: {}", text(&output.stderr));
+        assert!(std::fs::read(&found).unwrap() == std::fs::read(&expected).unwrap(), "{script}");
+        std::fs::remove_file(&found).unwrap();
+    }
+}
+
+/// Notes before a JPEG's size can be longer than what is read of a file at first.
+#[test]
+fn a_size_may_stand_far_into_a_file() {
+    let folder = folder();
+    let rocket = golden("images").join("rocket.jpg");
+    let with_notes = folder.path().join("with_notes.jpg");
+    let (expected, found) = (folder.path().join("expected.safetensors"), folder.path().join("found.safetensors"));
+    let bytes = std::fs::read(&rocket).unwrap();
+    let (start, rest) = bytes.split_at(2);
+    let note = [&[0xff, 0xe1, 0xea, 0x60][..], &[b' '; 0xea60 - 2]].concat();
+    std::fs::write(&with_notes, [start, &note.repeat(4), rest].concat()).unwrap();
+    succeeds(&[&"tiles", &rocket, &"--output", &expected]);
+    succeeds(&[&"tiles", &with_notes, &"--output", &found]);
+    assert!(std::fs::read(&found).unwrap() == std::fs::read(&expected).unwrap());
+}
+
 #[test]
 fn usage_errors_are_2() {
     let [a, _] = pictures();

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::encoder::TileBudget;
+
 /// What a queue holds at most, and what a batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -282,21 +284,19 @@ impl<W> Queue<W> {
     /// computes nothing gets one at once, a device that computes only a full one, for until it is free more may come.
     /// Results are collected when nothing can be given.
     pub fn next(&mut self, now: Instant) -> Next<W> {
-        let (mut tiles, mut count, mut is_full, mut oldest) = (0usize, 0, false, None);
+        let (mut batch, mut is_full, mut oldest) = (TileBudget::new(self.limits.batch_tiles), false, None);
         for entry in self.entries.values() {
-            let Stage::Ready { tiles: more, since, .. } = entry.stage else { continue };
+            let Stage::Ready { tiles, since, .. } = entry.stage else { continue };
             if entry.deadline <= now {
                 continue;
             }
-            let sum = tiles.saturating_add(more);
-            if count > 0 && sum > self.limits.batch_tiles {
+            if !batch.try_add(tiles) {
                 is_full = true;
                 break;
             }
-            (tiles, count) = (sum, count + 1);
             oldest = Some(oldest.map_or(since, |oldest: Instant| oldest.min(since)));
         }
-        is_full |= tiles >= self.limits.batch_tiles;
+        is_full |= batch.is_full();
         let taker = oldest.and_then(|oldest| Some((self.taker(is_full)?, oldest + self.limits.max_delay)));
         let waits = self.phase == Phase::Serving && !is_full;
         if let Some((device, leaves)) = taker
@@ -304,7 +304,7 @@ impl<W> Queue<W> {
         {
             let ahead = self.devices[device].computing() > 0;
             self.devices[device].given += 1;
-            let mut left = count;
+            let mut left = batch.len();
             let requests = self.take_where(|entry| {
                 let takes = entry.deadline > now && left > 0;
                 left -= usize::from(takes);

@@ -7,13 +7,12 @@ use std::str::FromStr;
 use clap::Args;
 use serde::Serialize;
 
-use super::model::DtypeName;
 use super::report_file::ReportFile;
 use super::{golden, progress, table};
+use crate::cuda;
 use crate::dtype::Dtype;
 use crate::encoder::{Device, Kernels, require_dtype};
 use crate::error::{Error, InputError, Result};
-#[cfg(feature = "cuda-unversioned")]
 use crate::plan::Form;
 
 /// Check this build on this machine: every kernel against float64, then whole encoders against golden data
@@ -32,7 +31,7 @@ pub(super) struct Arguments {
     device: Device,
     /// One element type only [default: bf16 and fp16 on GPUs, f32 on the CPU]
     #[arg(long, value_enum, value_name = "TYPE")]
-    dtype: Option<DtypeName>,
+    dtype: Option<Dtype>,
     /// One form of the kernels only: hopper, portable or cublas [default: all that run here]
     #[arg(long, value_parser = Kernels::from_str)]
     kernels: Option<Kernels>,
@@ -105,19 +104,16 @@ impl Arguments {
     fn resolve(&self) -> Result<(Device, String)> {
         match &self.device {
             Device::Cpu => Ok((Device::Cpu, "cpu".to_string())),
-            #[cfg(feature = "cuda-unversioned")]
-            Device::Auto => match crate::cuda::check::describe(0) {
+            Device::Auto if !cuda::IS_BUILT => Ok((Device::Cpu, "cpu (this build has no CUDA)".to_string())),
+            Device::Auto => match cuda::check::describe(0) {
                 Ok(name) => Ok((Device::Cuda(vec![0]), name)),
                 Err(reason) => Ok((Device::Cpu, format!("cpu ({reason})"))),
             },
-            #[cfg(feature = "cuda-unversioned")]
-            Device::Cuda(ordinals) if ordinals.len() == 1 => {
-                Ok((self.device.clone(), crate::cuda::check::describe(ordinals[0])?))
+            Device::Cuda(ordinals) if cuda::IS_BUILT && ordinals.len() == 1 => {
+                Ok((self.device.clone(), cuda::check::describe(ordinals[0])?))
             }
-            #[cfg(not(feature = "cuda-unversioned"))]
-            Device::Auto => Ok((Device::Cpu, "cpu (this build has no CUDA)".to_string())),
             Device::Cuda(_) => {
-                let reason = match cfg!(feature = "cuda-unversioned") {
+                let reason = match cuda::IS_BUILT {
                     true => "check takes one GPU at a time",
                     false => "this build has no CUDA: build it with --features cuda",
                 };
@@ -133,44 +129,38 @@ impl Arguments {
             let reason = "only GPUs have kernels to check by themselves";
             return Err(InputError::Unavailable { option: "only", found: "kernels".to_string(), reason }.into());
         }
-        match (self.dtype.map(Dtype::from), on_gpu) {
+        match (self.dtype, on_gpu) {
             (Some(dtype), _) => require_dtype(dtype, on_gpu).map(|()| vec![dtype]),
             (None, true) => Ok(vec![Dtype::Bf16, Dtype::F16]),
             (None, false) => Ok(vec![Dtype::F32]),
         }
     }
 
-    #[cfg(feature = "cuda-unversioned")]
     fn check_kernels(&self, device: &Device, dtype: Dtype, lines: &mut Vec<Line>) -> Result<()> {
         let Device::Cuda(ordinals) = device else { return Ok(()) };
         let forms = match self.kernels {
             None | Some(Kernels::Auto) if runs_hopper(ordinals)? => vec![Form::Portable, Form::Hopper],
             Some(Kernels::Hopper) => {
-                crate::cuda::require_hopper(ordinals)?;
+                cuda::require_hopper(ordinals)?;
                 vec![Form::Hopper]
             }
             // The baseline's kernels are among those of the portable form.
             None | Some(Kernels::Auto | Kernels::Portable | Kernels::Cublas) => vec![Form::Portable],
         };
         for form in forms {
-            let bar = progress::bar(crate::cuda::check::num_cases(dtype, form) as u64, "kernels");
-            crate::cuda::check::run(ordinals[0], dtype, form, |case, found| {
-                bar.set_message(format!("{} {}", case.kernel, case.shape));
-                let found = found.map(|found| (found.error, found.limit)).map_err(|e| e.to_string());
+            let bar = progress::bar(cuda::check::num_cases(dtype, form) as u64, "kernels");
+            cuda::check::run(ordinals[0], dtype, form, |kernel, shape, found| {
+                bar.set_message(format!("{kernel} {shape}"));
+                let found = found.map_err(|e| e.to_string());
                 let name = match form {
-                    Form::Hopper => format!("{}, {form}", case.kernel),
-                    _ => case.kernel.to_string(),
+                    Form::Hopper => format!("{kernel}, {form}"),
+                    _ => kernel.to_string(),
                 };
-                lines.push(Line::new(Part::Kernels, name, case.shape.clone(), dtype, found));
+                lines.push(Line::new(Part::Kernels, name, shape.to_string(), dtype, found));
                 bar.inc(1);
             })?;
             bar.finish_and_clear();
         }
-        Ok(())
-    }
-
-    #[cfg(not(feature = "cuda-unversioned"))]
-    fn check_kernels(&self, _: &Device, _: Dtype, _: &mut Vec<Line>) -> Result<()> {
         Ok(())
     }
 
@@ -209,14 +199,8 @@ impl Arguments {
 }
 
 /// Whether the kernels of Hopper run on these GPUs.
-#[cfg(feature = "cuda-unversioned")]
 fn runs_hopper(ordinals: &[usize]) -> Result<bool> {
-    Ok(crate::cuda::best_form(ordinals)? == Form::Hopper)
-}
-
-#[cfg(not(feature = "cuda-unversioned"))]
-fn runs_hopper(_: &[usize]) -> Result<bool> {
-    Ok(false)
+    Ok(cuda::best_form(ordinals)? == Form::Hopper)
 }
 
 impl Line {

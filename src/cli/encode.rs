@@ -1,5 +1,6 @@
 //! `tilesight encode`: pictures or pixel tensors to embeddings.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,12 +8,12 @@ use clap::Args;
 use indicatif::ProgressBar;
 use safetensors::Dtype;
 
-use super::bench::peak_rss_bytes;
 use super::model::EncoderOptions;
 use super::output::{Output, OutputPath};
-use super::pictures::{self, Picture};
+use super::pictures::{self, Picture, PictureFile};
 use super::pixels::PixelFile;
 use super::report_file::ReportFile;
+use super::system::peak_rss_bytes;
 use super::{progress, table};
 use crate::digest::{DIGEST_LEN, Digest};
 use crate::embeddings_file::{self, Entry};
@@ -54,13 +55,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = ReportFile::create(arguments.json.as_ref())?;
     let mut encoder = arguments.encoder.build()?;
     let batches_at_once = batches_at_once(&arguments.encoder.computing.device, on_gpu(&encoder));
-    let tiles_at_once = arguments.encoder.computing.max_batch_tiles.saturating_mul(batches_at_once);
+    let files = PictureFile::list(&arguments.images);
     let mut seconds = Vec::new();
     for run in 0..arguments.repeat.get() {
         let output = output.as_mut().filter(|_| run == 0);
         seconds.push(match &arguments.pixels {
             Some(file) => encode_pixels(&mut encoder, &PixelFile::read(file)?, output)?,
-            None => encode_pictures(&mut encoder, &arguments.images, tiles_at_once, output, run == 0)?,
+            None => encode_pictures(&mut encoder, &files, batches_at_once, output, run == 0)?,
         });
     }
     if let Some(output) = output {
@@ -104,7 +105,7 @@ fn encode_pixels(encoder: &mut Encoder, file: &PixelFile, output: Option<&mut Ou
 
 /// Whether GPUs compute; the CPU does it in f32, and they never do.
 fn on_gpu(encoder: &Encoder) -> bool {
-    encoder.precision().activations != crate::Dtype::F32
+    encoder.precision().activations != crate::dtype::Dtype::F32
 }
 
 /// Batches that are read and encoded in one call: one on the CPU; on GPUs two for each, which computes one while it
@@ -116,11 +117,11 @@ fn batches_at_once(device: &Device, on_gpu: bool) -> usize {
     }
 }
 
-/// Encodes pictures, so many tiles in a call, and writes what a call gives when it is done.
+/// Encodes pictures, so many batches in a call, and writes what a call gives when it is done.
 fn encode_pictures(
     encoder: &mut Encoder,
-    paths: &[PathBuf],
-    tiles_at_once: usize,
+    files: &[PictureFile],
+    batches_at_once: usize,
     mut output: Option<&mut Output>,
     show: bool,
 ) -> Result<f64> {
@@ -128,7 +129,7 @@ fn encode_pictures(
     // Takes a look at every weight, for hashes that only a file holds.
     let identity = output.is_some().then(|| encoder.identity());
     let start = Instant::now();
-    let pictures = pictures::survey(paths, &preprocessor)?;
+    let pictures = pictures::survey(files, &preprocessor)?;
     let num_tiles: usize = pictures.iter().map(|p| p.canvas.num_tiles()).sum();
     let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
     if let Some(output) = &mut output {
@@ -140,10 +141,15 @@ fn encode_pictures(
     }
     let bar = step_bar(encoder);
     let (mut lines, mut content_hashes) = (Vec::with_capacity(pictures.len()), Vec::new());
-    for batch in pictures::batches(&pictures, tiles_at_once) {
-        let (first, last) = (lines.len() + 1, lines.len() + batch.len());
+    let computed_tiles = pictures.iter().map(|picture| encoder.num_computed_tiles(picture.canvas.aspect_ratio));
+    let batches = encoder.batch_ranges(computed_tiles.collect::<Result<Vec<_>>>()?);
+    let mut rest = &pictures[..];
+    for at_once in batches.chunks(batches_at_once) {
+        let (together, later) = rest.split_at(at_once.iter().map(Range::len).sum());
+        rest = later;
+        let (first, last) = (lines.len() + 1, lines.len() + together.len());
         bar.set_message(format!("images {first} to {last} of {}", pictures.len()));
-        let cut = pictures::each(batch, |image| {
+        let cut = pictures::each(together, |image| {
             let hash = || identity.map(|identity| identity.content_hash(&image.digest(), Some(&preprocessor)));
             let (tiles, content_hash) = rayon::join(|| preprocessor.tiles(image), hash);
             Ok((tiles?, content_hash))
@@ -154,7 +160,7 @@ fn encode_pictures(
         if let Some(output) = &mut output {
             output.values(&encodings.embeddings)?;
         }
-        for (number, picture) in batch.iter().enumerate() {
+        for (number, picture) in together.iter().enumerate() {
             lines.push(line(picture, encodings.image(number).unwrap_or_default(), width));
         }
     }
@@ -177,7 +183,7 @@ fn line(picture: &Picture, embeddings: &[f32], width: usize) -> [String; 6] {
     let [down, across] = picture.canvas.aspect_ratio;
     let squares: f64 = embeddings.iter().map(|x| f64::from(*x).powi(2)).sum();
     [
-        picture.path.display().to_string(),
+        picture.file.path.display().to_string(),
         format!("{}x{}", picture.width, picture.height),
         format!("{across}x{down}"),
         (down * across).to_string(),

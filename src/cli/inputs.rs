@@ -8,9 +8,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use super::grid::Grid;
-use super::pictures;
+use super::pictures::{self, PictureFile};
 use crate::encoder::Encoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{Image, Limits, Preprocessor, Tiles};
 
 /// Tensors of a grid of noise: they take turns, so that none is in a cache by accident.
@@ -89,11 +89,11 @@ impl Selection {
     fn pictures(&self, encoder: &Encoder) -> Result<Vec<Input>> {
         let preprocessor = Arc::new(encoder.preprocessor()?.clone());
         let input = |picture: pictures::Picture| {
-            let file = std::fs::read(&picture.path).map_err(Error::io(&picture.path))?.into();
+            let file = picture.file.read()?.into();
             let source = Source::Picture { file, preprocessor: preprocessor.clone() };
-            Input::new(encoder, picture.path.display().to_string(), picture.canvas.aspect_ratio, source)
+            Input::new(encoder, picture.file.path.display().to_string(), picture.canvas.aspect_ratio, source)
         };
-        pictures::survey(&self.images, &preprocessor)?.into_iter().map(input).collect()
+        pictures::survey(&PictureFile::list(&self.images), &preprocessor)?.into_iter().map(input).collect()
     }
 }
 

@@ -19,6 +19,7 @@ mod random;
 mod report_file;
 #[cfg(feature = "serve")]
 mod serve;
+mod system;
 mod tiles;
 
 use std::process::ExitCode;

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
+use crate::dtype::Dtype;
 use crate::encoder::{Device, Encoder, EncoderBuilder, Kernels, Tune};
 use crate::error::Result;
 use crate::image::Preprocess;
-use crate::plan::Semantics;
-
-use super::plan::print_fallbacks;
+use crate::plan::{Plan, Semantics};
 
 /// The geometry of an encoder, where it is not read from beside the weights.
 #[derive(Args, Clone)]
@@ -72,7 +72,7 @@ pub(super) struct Computing {
     /// The element type to compute in: f32 on the CPU, bf16 or fp16 on GPUs [default there: fp16 for weights stored so,
     /// else bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
-    pub(super) dtype: Option<DtypeName>,
+    pub(super) dtype: Option<Dtype>,
     /// The kernels of the matrix operations on GPUs: auto (the fastest), hopper or portable (one fused kernel a
     /// matrix), or cublas (cuBLASLt's products: the baseline)
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
@@ -130,25 +130,17 @@ impl From<SemanticsName> for Semantics {
     }
 }
 
-/// The names of the element types on the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum DtypeName {
-    /// Single precision
-    F32,
-    /// The upper half of single precision
-    Bf16,
-    /// Half precision
-    #[value(alias = "f16")]
-    Fp16,
-}
+impl ValueEnum for Dtype {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::F32, Self::Bf16, Self::F16]
+    }
 
-impl From<DtypeName> for crate::Dtype {
-    fn from(name: DtypeName) -> Self {
-        match name {
-            DtypeName::F32 => Self::F32,
-            DtypeName::Bf16 => Self::Bf16,
-            DtypeName::Fp16 => Self::F16,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::F32 => PossibleValue::new("f32").alias("fp32").help("Single precision"),
+            Self::Bf16 => PossibleValue::new("bf16").help("The upper half of single precision"),
+            Self::F16 => PossibleValue::new("fp16").alias("f16").help("Half precision"),
+        })
     }
 }
 
@@ -203,7 +195,7 @@ impl EncoderOptions {
             .max_batch_tiles(computing.max_batch_tiles)
             .collapse(!computing.no_collapse);
         if let Some(dtype) = computing.dtype {
-            builder = builder.dtype(dtype.into());
+            builder = builder.dtype(dtype);
         }
         if let Some(preprocess) = preprocessing.preprocess {
             builder = builder.preprocess(preprocess);
@@ -224,6 +216,17 @@ impl EncoderOptions {
     }
 }
 
+/// Says on standard error which steps another form's kernels carry out.
+pub(super) fn print_fallbacks(plan: &Plan) {
+    let mut named: Vec<String> = Vec::new();
+    for (step, form) in plan.fallbacks() {
+        if !named.contains(&step.kind()) {
+            named.push(step.kind());
+            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
+        }
+    }
+}
+
 /// A path as it is; a name of the form OWNER/NAME that is no path here, from the hub.
 fn resolve(model: &Path) -> Result<PathBuf> {
     match repository_name(model).filter(|_| !model.exists()) {
@@ -241,7 +244,7 @@ fn fetch(name: &str) -> Result<PathBuf> {
 fn fetch(name: &str) -> Result<PathBuf> {
     let reason =
         "there is no such folder, and this build does not ask the Hub: build it with --features hub".to_string();
-    Err(crate::Error::Hub { model: name.to_string(), reason })
+    Err(crate::error::Error::Hub { model: name.to_string(), reason })
 }
 
 /// `OWNER/NAME`, if that is what the path looks like.

@@ -1,64 +1,89 @@
 //! Pictures named on the command line: sizes first, from the headers, then tiles, a batch at a time.
 
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::error::{Error, ImageError, Result};
 use crate::image::{Canvas, Image, Limits, Preprocessor};
 
-/// A picture whose header has been read.
-pub(super) struct Picture {
+/// What is read of a file for its header: room for two of a JPEG's longest segments, such as notes and a profile, before it.
+const HEAD_BYTES: u64 = 128 << 10;
+
+/// A file named on the command line.
+pub(super) struct PictureFile {
     pub(super) path: PathBuf,
+    /// What came out of a pipe, which can be read only once.
+    piped: OnceLock<Vec<u8>>,
+}
+
+/// A picture whose header has been read.
+pub(super) struct Picture<'f> {
+    pub(super) file: &'f PictureFile,
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) canvas: Canvas,
 }
 
+impl PictureFile {
+    /// The files of these paths, of which nothing is read yet.
+    pub(super) fn list(paths: &[PathBuf]) -> Vec<Self> {
+        paths.iter().map(|path| Self { path: path.clone(), piped: OnceLock::new() }).collect()
+    }
+
+    /// All of its bytes.
+    pub(super) fn read(&self) -> Result<Cow<'_, [u8]>> {
+        match self.piped.get() {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => Ok(Cow::Owned(std::fs::read(&self.path).map_err(Error::io(&self.path))?)),
+        }
+    }
+
+    /// Width and height. Of a file only the head is read, if it tells them; a pipe is read to its end, and kept.
+    fn dimensions(&self) -> Result<(usize, usize)> {
+        let (io, limits) = (|error| Error::io(&self.path)(error), Limits::default());
+        if let Some(bytes) = self.piped.get() {
+            return Image::dimensions(bytes, &limits);
+        }
+        let (mut file, mut bytes) = (File::open(&self.path).map_err(io)?, Vec::new());
+        if !file.metadata().map_err(io)?.is_file() {
+            file.read_to_end(&mut bytes).map_err(io)?;
+            return Image::dimensions(self.piped.get_or_init(|| bytes), &limits);
+        }
+        file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(io)?;
+        if let Ok(dimensions) = Image::dimensions(&bytes, &limits) {
+            return Ok(dimensions);
+        }
+        file.read_to_end(&mut bytes).map_err(io)?;
+        Image::dimensions(&bytes, &limits)
+    }
+}
+
 /// Reads every header, so that shapes are known and bad files found before any work.
-pub(super) fn survey(paths: &[PathBuf], preprocessor: &Preprocessor) -> Result<Vec<Picture>> {
-    let survey = |path: &PathBuf| {
-        let bytes = read(path)?;
-        let limits = Limits::default();
-        let (width, height) = Image::dimensions(&bytes, &limits).map_err(|e| named(path, e))?;
-        let canvas = preprocessor.canvas(width, height).map_err(|e| named(path, e))?;
-        Ok(Picture { path: path.clone(), width, height, canvas })
+pub(super) fn survey<'f>(files: &'f [PictureFile], preprocessor: &Preprocessor) -> Result<Vec<Picture<'f>>> {
+    let survey = |file: &'f PictureFile| {
+        let (width, height) = file.dimensions().map_err(|e| named(&file.path, e))?;
+        let canvas = preprocessor.canvas(width, height).map_err(|e| named(&file.path, e))?;
+        Ok(Picture { file, width, height, canvas })
     };
-    paths.par_iter().map(survey).collect()
+    files.par_iter().map(survey).collect()
 }
 
 /// Decodes some pictures and does something with each, in parallel.
 pub(super) fn each<T: Send>(pictures: &[Picture], work: impl Fn(&Image) -> Result<T> + Sync) -> Result<Vec<T>> {
     let work = |picture: &Picture| {
-        let image = Image::decode(&read(&picture.path)?, &Limits::default()).map_err(|e| named(&picture.path, e))?;
+        let path = &picture.file.path;
+        let image = Image::decode(&picture.file.read()?, &Limits::default()).map_err(|e| named(path, e))?;
         if (image.width(), image.height()) != (picture.width, picture.height) {
-            return Err(Error::io(&picture.path)(std::io::Error::other("the file changed while it was being read")));
+            return Err(Error::io(path)(std::io::Error::other("the file changed while it was being read")));
         }
-        work(&image).map_err(|e| named(&picture.path, e))
+        work(&image).map_err(|e| named(path, e))
     };
     pictures.par_iter().map(work).collect()
-}
-
-/// Cuts a list into runs of at most `max_tiles` tiles, or of one picture.
-pub(super) fn batches(pictures: &[Picture], max_tiles: usize) -> Vec<&[Picture]> {
-    let mut batches = Vec::new();
-    let mut rest = pictures;
-    while !rest.is_empty() {
-        let mut num_tiles = 0;
-        let fits = |picture: &&Picture| {
-            num_tiles += picture.canvas.num_tiles();
-            num_tiles <= max_tiles
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (batch, later) = rest.split_at(count);
-        batches.push(batch);
-        rest = later;
-    }
-    batches
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(Error::io(path))
 }
 
 /// An error about a picture, with the file's name.

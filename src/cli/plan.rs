@@ -5,15 +5,14 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::grid::Grid;
-use super::model::{DtypeName, Model};
+use super::model::{Model, print_fallbacks};
 use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
+use crate::cuda;
 use crate::dtype::Dtype;
 use crate::encoder::{Device, Kernels, require_dtype};
-#[cfg(feature = "cuda-unversioned")]
-use crate::error::CudaError;
-use crate::error::Result;
+use crate::error::{CudaError, Result};
 use crate::plan::{BatchShape, Form, LayoutRules, Place, Plan, Semantics, Stack, Step, Target};
 
 /// Print what an encode would do: steps, FLOPs, bytes, memory
@@ -39,7 +38,7 @@ pub(super) struct Arguments {
     device: Device,
     /// The element type on GPUs
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
-    dtype: DtypeName,
+    dtype: Dtype,
     /// The kernels of the matrix operations on GPUs: hopper, portable or cublas; auto are those that an encoder would take
     /// here, portable where no driver is
     #[arg(long, default_value = "auto", value_parser = Kernels::from_str)]
@@ -62,26 +61,23 @@ impl Arguments {
                 (form, Some(format!("{form} kernels: {reason}")))
             }
         };
-        require_dtype(self.dtype.into(), true)?;
-        Ok((Target::cuda(self.dtype.into(), form), reason))
+        require_dtype(self.dtype, true)?;
+        Ok((Target::cuda(self.dtype, form), reason))
     }
 }
 
 /// The form that an encoder on these GPUs would take, and why. Where none can be asked, the one that runs on all.
-#[cfg(feature = "cuda-unversioned")]
 fn form_here(ordinals: &[usize]) -> (Form, String) {
+    if !cuda::IS_BUILT {
+        return (Form::Portable, "this build has no CUDA".to_string());
+    }
     let device = Device::Cuda(ordinals.to_vec());
-    match crate::cuda::best_form(ordinals) {
+    match cuda::best_form(ordinals) {
         Ok(Form::Hopper) => (Form::Hopper, format!("{device} is a Hopper")),
         Ok(form) => (form, format!("{device} is no Hopper that this build has kernels for")),
         Err(CudaError::NoDriver) => (Form::Portable, "there is no driver here".to_string()),
         Err(error) => (Form::Portable, format!("the driver says nothing of GPUs: {error}")),
     }
-}
-
-#[cfg(not(feature = "cuda-unversioned"))]
-fn form_here(_: &[usize]) -> (Form, String) {
-    (Form::Portable, "this build has no CUDA".to_string())
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -133,7 +129,7 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Optio
     println!("{} tiles, {semantics} semantics, {} activations", grids.join(" + "), plan.target.precision.activations);
     let [rows, head] = [Stack::Transformer, Stack::GlobalTransformer].map(|stack| plan.batch.num_rows(stack));
     println!("{rows} rows in the transformer, {head} in the gated layers, {} embeddings\n", plan.num_output_rows());
-    let (kernels, source) = kernels(plan);
+    let (kernels, source) = cuda::kernels(plan);
     let mut steps = table(&["step", "times", "GFLOP", "MB", "FLOP/B", "writes", "kernel"]);
     let grouped = if arguments.steps { plan.steps.iter().map(|s| (s, 1)).collect() } else { by_kind(plan) };
     for (step, times) in grouped {
@@ -163,33 +159,6 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Optio
         readable_bytes(plan.bytes()),
         readable_bytes(plan.arena_bytes as u64),
     );
-}
-
-/// Each step's kernel, and what chose its tiles.
-#[cfg(feature = "cuda-unversioned")]
-fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
-    if plan.target.form == Form::Cpu {
-        return (vec!["-".to_string(); plan.steps.len()], None);
-    }
-    let (kernels, source) = crate::cuda::kernels(plan);
-    (kernels, Some(source))
-}
-
-#[cfg(not(feature = "cuda-unversioned"))]
-fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
-    let name = |step: &Step| step.form.map_or("-".to_string(), |form| form.to_string());
-    (plan.steps.iter().map(name).collect(), None)
-}
-
-/// Says on standard error which steps another form's kernels carry out.
-pub(super) fn print_fallbacks(plan: &Plan) {
-    let mut named: Vec<String> = Vec::new();
-    for (step, form) in plan.fallbacks() {
-        if !named.contains(&step.kind()) {
-            named.push(step.kind());
-            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
-        }
-    }
 }
 
 /// The first step of each kind, in order, with how many there are.

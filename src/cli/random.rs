@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::model::{DtypeName, Geometry};
+use super::model::Geometry;
 use super::{progress, readable_bytes};
 use crate::checkpoint::{NameFormat, RandomWeights, demo_config};
+use crate::dtype::Dtype;
 use crate::error::Result;
 
 /// Write a checkpoint of random weights, of any geometry
@@ -23,7 +24,7 @@ pub(super) struct Arguments {
     layout: Layout,
     /// The element type of every tensor
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
-    dtype: DtypeName,
+    dtype: Dtype,
     /// The seed of the random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -49,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Layout::Torchtune => NameFormat::Torchtune,
         Layout::Huggingface => NameFormat::HuggingFace,
     };
-    let weights = RandomWeights::new(&config, arguments.dtype.into(), arguments.seed)?;
+    let weights = RandomWeights::new(&config, arguments.dtype, arguments.seed)?;
     let bar = progress::bytes_bar(0, "writing");
     weights.write(&arguments.output, format, &|written, all| {
         bar.set_length(all);
@@ -61,7 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "{}: {} of random weights, {}, {format} names, seed {}",
         arguments.output.display(),
         readable_bytes(bytes),
-        crate::Dtype::from(arguments.dtype),
+        arguments.dtype,
         arguments.seed
     );
     Ok(())

@@ -7,7 +7,8 @@ use safetensors::Dtype;
 
 use super::model::{Model, Preprocessing};
 use super::output::{Format, Output, OutputPath};
-use super::{pictures, progress, table};
+use super::pictures::{self, PictureFile};
+use super::{progress, table};
 use crate::checkpoint::demo_config;
 use crate::embeddings_file::Entry;
 use crate::error::{InputError, Result};
@@ -38,7 +39,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut output = arguments.output.as_ref().map(Output::open).transpose()?;
     let preprocessor = preprocessor(&arguments.model, &arguments.preprocessing)?;
-    let pictures = pictures::survey(&arguments.images, &preprocessor)?;
+    let files = PictureFile::list(&arguments.images);
+    let pictures = pictures::survey(&files, &preprocessor)?;
     let side = preprocessor.tile_size();
     if let Some(output) = &mut output {
         let mut entries = Vec::new();
@@ -61,7 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
         let ([down, across], [height, width]) = (picture.canvas.aspect_ratio, picture.canvas.resized);
         table.add_row([
-            picture.path.display().to_string(),
+            picture.file.path.display().to_string(),
             format!("{}x{}", picture.width, picture.height),
             format!("{across}x{down}"),
             (down * across).to_string(),

@@ -1,19 +1,20 @@
 //! Batches over one or several GPUs, each of which has all weights and works by itself.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use super::flights::Flights;
-use super::replica::{Observer, Replica, SLOTS};
-use super::slot::GpuTimes;
+use super::architecture::{self, Architecture};
+use super::caller_stream::{CallerStream, Enqueued};
+use super::driver::{Context, DeviceModel, list_devices};
+use super::in_flight::{FlightState, InFlight, InFlightBatch, Outcome, Pending};
+use super::replica::{Observer, Replica};
+use super::slot::{NO_TIME, SLOTS};
+use super::{abi, fatbin};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
-use crate::cuda::architecture::{self, Architecture};
-use crate::cuda::driver::{DeviceModel, list_devices};
-use crate::cuda::{abi, fatbin};
 use crate::digest::Digest;
 use crate::error::{CudaError, Error, InputError};
-use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Profile, StepTiming, Target, Timing};
 
 /// The widest head there is a kernel for.
 const MAX_HEAD_DIM: usize = 128;
@@ -24,8 +25,8 @@ const HOPPER: (u32, u32) = (9, 0);
 /// The encoder on GPUs.
 #[derive(Debug)]
 pub(crate) struct CudaBackend {
-    pub(super) replicas: Vec<Replica>,
-    pub(super) flights: Flights,
+    replicas: Vec<Replica>,
+    in_flight: InFlight,
     target: Target,
     weights_digest: Digest,
 }
@@ -53,7 +54,7 @@ impl CudaBackend {
             });
             ordinals.iter().map(replica).collect::<Result<_, _>>()
         })?;
-        Ok(Self { replicas, flights: Flights::default(), target, weights_digest: read() })
+        Ok(Self { replicas, in_flight: InFlight::default(), target, weights_digest: read() })
     }
 
     /// Measures the tilings of the matrix operations of these batches on each GPU, where they are not known from an earlier
@@ -63,7 +64,7 @@ impl CudaBackend {
     /// [`CudaError`].
     pub(crate) fn tune(&mut self, shapes: &[BatchShape], always: bool) -> Result<(), Error> {
         let mut measured = self.replicas.iter_mut().filter(|replica| always || !replica.is_simulated());
-        measured.try_for_each(|replica| replica.tune(shapes))
+        measured.try_for_each(|replica| replica.measuring().tune(shapes))
     }
 
     /// Times the kinds of steps of a batch on the first GPU, in every tiling; with `timed` unset, launches all of them once.
@@ -71,7 +72,7 @@ impl CudaBackend {
     /// # Errors
     /// [`InputError::Unavailable`] for times of a simulated device; [`CudaError`].
     pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
-        self.measured(timed)?.time_steps(shape, timed)
+        self.measured(timed)?.measuring().time_steps(shape, timed)
     }
 
     /// Walks a batch' plan on the first GPU, step by step; without rounds, launches everything once.
@@ -79,7 +80,7 @@ impl CudaBackend {
     /// # Errors
     /// Likewise.
     pub(crate) fn profile(&mut self, batch: &Batch, rounds: usize) -> Result<Profile, Error> {
-        self.measured(rounds > 0)?.profile(batch, rounds)
+        self.measured(rounds > 0)?.measuring().profile(batch, rounds)
     }
 
     /// What the first GPU does at best; without `timed`, launches little once.
@@ -87,12 +88,12 @@ impl CudaBackend {
     /// # Errors
     /// Likewise.
     pub(crate) fn measure_peak(&mut self, timed: bool) -> Result<Option<Peak>, Error> {
-        self.measured(timed)?.measure_peak(timed)
+        self.measured(timed)?.measuring().measure_peak(timed)
     }
 
     /// The GPU that is measured, idle.
     fn measured(&mut self, timed: bool) -> Result<&mut Replica, Error> {
-        self.land_all();
+        self.drain_all();
         let replica = &mut self.replicas[0];
         if timed && replica.is_simulated() {
             let reason = "no time of a simulated device means anything: launch without timing";
@@ -136,54 +137,53 @@ impl CudaBackend {
         self.replicas.len()
     }
 
+    /// Batches that each GPU can have at once.
+    pub(crate) fn depth(&self) -> usize {
+        SLOTS
+    }
+
     /// Encodes batches, each into its own piece of `embeddings`, f32. Batches go to the GPUs in turn; on each, one
     /// computes while the next one's pixels and the last one's results are on their way. With `timed`, where their time
     /// went.
     ///
     /// # Errors
     /// [`CudaError`]. After one, nothing is under way.
-    pub(crate) fn run(
-        &mut self,
-        batches: &[Batch],
-        embeddings: Vec<&mut [f32]>,
-        timed: bool,
-    ) -> Result<GpuTimes, Error> {
-        self.land_all();
-        let result = self.run_in_turn(batches, embeddings, timed);
-        if result.is_err() {
-            self.replicas.iter_mut().for_each(Replica::abandon);
-        }
-        result
-    }
-
-    fn run_in_turn(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>, timed: bool) -> Result<GpuTimes, Error> {
+    pub(crate) fn run(&mut self, batches: &[Batch], embeddings: Vec<&mut [f32]>, timed: bool) -> Result<Timing, Error> {
+        self.drain_all();
         let num_replicas = self.replicas.len();
-        let mut times = GpuTimes::default();
+        let mut timing = NO_TIME;
         let mut waiting: Vec<[Option<&mut [f32]>; SLOTS]> = self.replicas.iter().map(|_| Default::default()).collect();
         let mut finish = |replica: &mut Replica, waiting: &mut Option<&mut [f32]>, slot: usize| {
             if let Some(embeddings) = waiting.take() {
-                times.add(replica.finish(slot, embeddings)?);
+                add(&mut timing, replica.finish(slot, embeddings)?);
             }
             Ok::<_, Error>(())
         };
-        for (number, (batch, embeddings)) in batches.iter().zip(embeddings).enumerate() {
-            let (turn, slot) = (number % num_replicas, number / num_replicas % SLOTS);
-            let (replica, waiting) = (&mut self.replicas[turn], &mut waiting[turn]);
-            finish(replica, &mut waiting[slot], slot)?;
-            if !replica.has_room_for(&batch.shape) {
+        let run = || {
+            for (number, (batch, embeddings)) in batches.iter().zip(embeddings).enumerate() {
+                let (turn, slot) = (number % num_replicas, number / num_replicas % SLOTS);
+                let (replica, waiting) = (&mut self.replicas[turn], &mut waiting[turn]);
+                finish(replica, &mut waiting[slot], slot)?;
+                if !replica.has_room_for(&batch.shape) {
+                    for (slot, waiting) in waiting.iter_mut().enumerate() {
+                        finish(replica, waiting, slot)?;
+                    }
+                }
+                replica.submit(slot, batch, timed)?;
+                waiting[slot] = Some(embeddings);
+            }
+            for (replica, waiting) in self.replicas.iter_mut().zip(&mut waiting) {
                 for (slot, waiting) in waiting.iter_mut().enumerate() {
                     finish(replica, waiting, slot)?;
                 }
             }
-            replica.submit(slot, batch, timed)?;
-            waiting[slot] = Some(embeddings);
+            Ok(())
+        };
+        let result = run();
+        if result.is_err() {
+            self.replicas.iter_mut().for_each(Replica::abandon);
         }
-        for (replica, waiting) in self.replicas.iter_mut().zip(&mut waiting) {
-            for (slot, waiting) in waiting.iter_mut().enumerate() {
-                finish(replica, waiting, slot)?;
-            }
-        }
-        Ok(times)
+        result.map(|()| timing)
     }
 
     /// Encodes one batch on the first GPU, step by step, and shows what each step wrote.
@@ -196,9 +196,121 @@ impl CudaBackend {
         embeddings: &mut [f32],
         observer: &mut Observer,
     ) -> Result<(), Error> {
-        self.land_all();
+        self.drain_all();
         self.replicas[0].observe(batch, embeddings, observer)
     }
+
+    /// Starts a batch on GPU number `device` of this backend's, whose results will be written to `embeddings`. Waits where
+    /// the GPU has as many as it has slots, or needs more memory than the batches under way leave it.
+    ///
+    /// # Errors
+    /// [`CudaError`]; batches under way are not affected, unless the GPU is lost.
+    pub(crate) fn submit(
+        &mut self,
+        device: usize,
+        batch: &Batch,
+        embeddings: Vec<f32>,
+    ) -> Result<InFlightBatch, Error> {
+        if !self.replicas[device].has_room_for(&batch.shape) {
+            self.drain(device);
+        }
+        let slot = self.free_slots(device)[0];
+        self.replicas[device].submit(slot, batch, true)?;
+        Ok(self.in_flight.add(device, slot, embeddings, self.replicas[device].computed(slot)))
+    }
+
+    /// Waits for a batch; its results, and where its time went. None for a batch of another backend.
+    pub(crate) fn finish(&mut self, batch: &InFlightBatch) -> Option<Outcome> {
+        let pending = self.in_flight.take(batch)?;
+        Some(match pending.state {
+            FlightState::Finished(outcome) => outcome,
+            FlightState::Slot { slot, mut embeddings } => {
+                let timing = self.replicas[pending.replica].finish(slot, &mut embeddings);
+                timing.map(|timing| (embeddings, timing))
+            }
+        })
+    }
+
+    /// The context of GPU number `device` of this backend's.
+    pub(crate) fn context(&self, device: usize) -> &Arc<Context> {
+        self.replicas[device].context()
+    }
+
+    /// Enqueues batches whose pixels are on GPU number `device` of this backend's.
+    ///
+    /// # Errors
+    /// [`CudaError`]. After one, none of the batches is under way, and the caller's stream waits for nothing of ours.
+    pub(crate) fn enqueue(&mut self, device: usize, batches: &[Enqueued], caller: &CallerStream) -> Result<(), Error> {
+        if !batches.iter().all(|batch| self.replicas[device].has_room_for(&batch.shape)) {
+            self.drain(device);
+        }
+        self.replicas[device].enqueue(batches, caller)
+    }
+
+    /// Enqueues batches whose pixels are the host's, which are copied before this returns; each one's embeddings go to an
+    /// address of the GPU.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn enqueue_from_host(
+        &mut self,
+        device: usize,
+        batches: &[(Batch, u64)],
+        caller: &CallerStream,
+    ) -> Result<(), Error> {
+        if !batches.iter().all(|(batch, _)| self.replicas[device].has_room_for(&batch.shape)) {
+            self.drain(device);
+        }
+        let slots = self.free_slots(device);
+        self.replicas[device].enqueue_from_host(&slots, batches, caller)
+    }
+
+    /// The slots of a GPU that no batch is in, at least one: where all are taken, the oldest batch is finished.
+    fn free_slots(&mut self, device: usize) -> Vec<usize> {
+        let free = self.in_flight.free_slots(device);
+        if !free.is_empty() {
+            return free;
+        }
+        self.finish_oldest(device);
+        self.in_flight.free_slots(device)
+    }
+
+    /// Frees all slots: waits for what is in them, and keeps the results for those who will ask.
+    fn drain_all(&mut self) {
+        (0..self.replicas.len()).for_each(|device| self.drain(device));
+    }
+
+    fn drain(&mut self, device: usize) {
+        while self.finish_oldest(device) {}
+    }
+
+    /// Frees the slot of the oldest batch of a GPU; false where all are free.
+    fn finish_oldest(&mut self, device: usize) -> bool {
+        let oldest = self.in_flight.take_oldest(device);
+        let Some(Pending { owner, replica, state: FlightState::Slot { slot, mut embeddings } }) = oldest else {
+            return false;
+        };
+        if owner.strong_count() == 0 {
+            // Nobody will ask; what went wrong concerns the next batch, which is told.
+            let _ = self.replicas[replica].discard(slot);
+        } else {
+            let timing = self.replicas[replica].finish(slot, &mut embeddings);
+            self.in_flight.put_back(owner, replica, timing.map(|timing| (embeddings, timing)));
+        }
+        true
+    }
+}
+
+/// Adds the times of another batch on a GPU; their ways may have overlapped.
+fn add(sum: &mut Timing, more: Timing) {
+    let (Timing::Gpu { h2d, compute, d2h }, Timing::Gpu { h2d: more_h2d, compute: more_compute, d2h: more_d2h }) =
+        (sum, more)
+    else {
+        unreachable!("a GPU gives a GPU's times")
+    };
+    *h2d += more_h2d;
+    *compute += more_compute;
+    *d2h += more_d2h;
 }
 
 /// What the kernels are made for; every other model runs on the CPU.

@@ -6,32 +6,32 @@ pub mod architecture;
 mod attention_groups;
 mod backend;
 mod batch;
+mod caller_stream;
 pub(crate) mod check;
 #[expect(unsafe_code, reason = "calls of cuBLASLt")]
 mod cublas;
 #[expect(unsafe_code, reason = "calls of the driver")]
 mod driver;
-mod enqueue;
 pub mod fatbin;
-mod flights;
+mod in_flight;
 mod lower;
-#[cfg(test)]
-mod machine_code;
 #[expect(unsafe_code, reason = "launches of kernels")]
 mod ops;
-#[cfg(test)]
-mod ptxas;
 mod replica;
 #[expect(unsafe_code, reason = "copies from and to pinned memory")]
 mod slot;
+#[cfg(test)]
+mod tests;
 mod tuning;
 mod weights;
 
+/// Whether this build computes on GPUs: `stub.rs` stands for this module where it does not.
+pub(crate) const IS_BUILT: bool = true;
+
 pub(crate) use backend::{CudaBackend, best_form, best_gpu, require_hopper};
 pub(crate) use batch::Places;
+pub(crate) use caller_stream::{CallerStream, Enqueued};
 pub(crate) use driver::{Context, ForeignStream, require_memory};
-pub(crate) use enqueue::{Enqueued, Order};
-pub(crate) use flights::{Computed, Flight, another_encoder};
-pub(crate) use replica::SLOTS;
-pub(crate) use slot::GpuTimes;
+pub use in_flight::Computed;
+pub(crate) use in_flight::InFlightBatch;
 pub(crate) use tuning::kernels;

@@ -8,7 +8,10 @@ use super::driver::{Context, DeviceMemory, Event, PinnedMemory, Stream};
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
 use crate::error::CudaError;
-use crate::plan::{Batch, BatchShape, Capacity, Target};
+use crate::plan::{Batch, BatchShape, Capacity, Target, Timing};
+
+/// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
+pub(crate) const SLOTS: usize = 2;
 
 /// Pixels are copied to pinned memory and sent off in pieces of this many bytes: the GPU fetches one while the host
 /// copies the next.
@@ -28,25 +31,8 @@ impl Streams {
     }
 }
 
-/// Where a batch' time on a GPU went.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct GpuTimes {
-    /// From the first piece of the pixels to the last one's arrival.
-    pub(crate) h2d: Duration,
-    /// The graph.
-    pub(crate) compute: Duration,
-    /// The results' way back, and their widening to f32.
-    pub(crate) d2h: Duration,
-}
-
-impl GpuTimes {
-    /// Times of several batches, added up; their ways may have overlapped.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.h2d += other.h2d;
-        self.compute += other.compute;
-        self.d2h += other.d2h;
-    }
-}
+/// The times of a batch that was not timed.
+pub(super) const NO_TIME: Timing = Timing::Gpu { h2d: Duration::ZERO, compute: Duration::ZERO, d2h: Duration::ZERO };
 
 /// Events that keep the time of a batch for which it is asked. They stand in the streams before and behind what they time,
 /// outside of the recorded graph, and order nothing: the events that do are others, which keep no time.
@@ -64,10 +50,10 @@ impl Clock {
     }
 
     /// The times, once the results are here.
-    fn read(&self) -> Result<GpuTimes, CudaError> {
+    fn read(&self) -> Result<Timing, CudaError> {
         let between = |start: &Event, end: &Event| end.seconds_since(start).map(Duration::from_secs_f64);
         let [started, computed] = &self.compute;
-        Ok(GpuTimes {
+        Ok(Timing::Gpu {
             h2d: between(&self.upload[0], &self.upload[1])?,
             compute: between(started, computed)?,
             d2h: between(computed, &self.downloaded)?,
@@ -232,10 +218,10 @@ impl Slot {
 
     /// Waits for the results and hands their bytes over, with the times if the batch was timed; none where no batch is in
     /// flight.
-    pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<(&[u8], GpuTimes)>, CudaError> {
+    pub(super) fn finish(&mut self, dtype: Dtype) -> Result<Option<(&[u8], Timing)>, CudaError> {
         let Some(len) = self.in_flight else { return Ok(None) };
         self.downloaded.synchronize()?;
-        let times = self.clock().map_or(Ok(GpuTimes::default()), Clock::read)?;
+        let times = self.clock().map_or(Ok(NO_TIME), Clock::read)?;
         self.in_flight = None;
         Ok(Some((&self.pinned_embeddings.bytes()[..len * dtype.size()], times)))
     }

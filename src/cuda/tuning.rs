@@ -12,7 +12,7 @@ use super::driver::{DeviceModel, list_devices};
 use super::fatbin;
 use super::ops;
 use crate::digest::Fields;
-use crate::plan::{Op, Plan, Step};
+use crate::plan::{Form, Op, Plan, Step};
 
 /// How much faster a tiling must have been than those before it, whose tiles are larger and move less.
 const MARGIN: f64 = 0.99;
@@ -104,8 +104,11 @@ fn shape(plan: &Plan, step: &Step) -> Option<[usize; 3]> {
 }
 
 /// The kernel of each step of a plan for the first GPU of this machine, or, without one, for one of 132 multiprocessors:
-/// form, and tiles where there is a choice; and what those tiles were chosen by.
-pub(crate) fn kernels(plan: &Plan) -> (Vec<String>, String) {
+/// form, and tiles where there is a choice; and what those tiles were chosen by. A plan for the CPU has none.
+pub(crate) fn kernels(plan: &Plan) -> (Vec<String>, Option<String>) {
+    if plan.target.form == Form::Cpu {
+        return (vec!["-".to_string(); plan.steps.len()], None);
+    }
     let model = list_devices().ok().and_then(|models| models.into_iter().next());
     let tuning = model.as_ref().map(Tuning::open);
     let num_multiprocessors = model.as_ref().map_or(132, |model| model.num_multiprocessors);
@@ -124,7 +127,7 @@ pub(crate) fn kernels(plan: &Plan) -> (Vec<String>, String) {
         0 => format!("tiles as predicted for {num_multiprocessors} multiprocessors ({gpu})"),
         _ => format!("tiles of {num_measured} steps as measured on {gpu}, the others as predicted"),
     };
-    (kernels, source)
+    (kernels, Some(source))
 }
 
 impl Tuning {
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::{TileBlocks, demo_config};
     use crate::dtype::Dtype;
-    use crate::plan::{BatchShape, Form, LayoutRules, Semantics, Target};
+    use crate::plan::{BatchShape, LayoutRules, Semantics, Target};
 
     /// The plan of an image of this many tiles.
     fn plan(num_tiles: usize) -> Plan {

@@ -4,17 +4,15 @@ use super::{Device, Kernels, require_dtype};
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
 use crate::cpu::CpuBackend;
-#[cfg(feature = "cuda-unversioned")]
-use crate::cuda::CudaBackend;
+use crate::cuda::{self, CudaBackend};
 use crate::digest::Digest;
 use crate::dtype::Dtype;
 use crate::error::{InputError, Result};
-use crate::plan::{Capacity, Target};
+use crate::plan::{Capacity, Form, Target};
 
 /// What walks the plans.
 pub(super) enum Backend {
     Cpu(Box<CpuBackend>),
-    #[cfg(feature = "cuda-unversioned")]
     Cuda(CudaBackend),
 }
 
@@ -36,7 +34,7 @@ impl Backend {
     ) -> Result<Self> {
         let ordinals = match &choice.device {
             Device::Auto if choice.dtype == Some(Dtype::F32) => None,
-            Device::Auto => best_gpu(config).map(|ordinal| vec![ordinal]),
+            Device::Auto => cuda::best_gpu(config).map(|ordinal| vec![ordinal]),
             Device::Cpu => None,
             Device::Cuda(ordinals) => Some(ordinals.clone()),
         };
@@ -56,7 +54,6 @@ impl Backend {
         Ok(Self::Cpu(Box::new(CpuBackend::new(weights, choice.threads)?)))
     }
 
-    #[cfg(feature = "cuda-unversioned")]
     fn on_gpus(
         ordinals: &[usize],
         choice: &Choice,
@@ -64,8 +61,11 @@ impl Backend {
         config: &EncoderConfig,
         capacity: impl Fn(Target) -> Capacity,
     ) -> Result<Self> {
-        use crate::cuda::{best_form, require_hopper};
-        use crate::plan::Form;
+        if !cuda::IS_BUILT {
+            let found = Device::Cuda(ordinals.to_vec()).to_string();
+            let reason = "this build has no CUDA: build it with --features cuda, or name cpu or auto";
+            return Err(InputError::Unavailable { option: "device", found, reason }.into());
+        }
         if ordinals.is_empty() {
             return Err(InputError::Empty { name: "GPUs" }.into());
         }
@@ -74,9 +74,9 @@ impl Backend {
         let dtype = choice.dtype.unwrap_or(if stored == Dtype::F16 { Dtype::F16 } else { Dtype::Bf16 });
         require_dtype(dtype, true)?;
         let form = match choice.kernels {
-            Kernels::Auto => best_form(ordinals)?,
+            Kernels::Auto => cuda::best_form(ordinals)?,
             Kernels::Hopper => {
-                require_hopper(ordinals)?;
+                cuda::require_hopper(ordinals)?;
                 Form::Hopper
             }
             Kernels::Portable => Form::Portable,
@@ -86,24 +86,10 @@ impl Backend {
         Ok(Self::Cuda(CudaBackend::new(ordinals, weights, config, target, &capacity(target))?))
     }
 
-    #[cfg(not(feature = "cuda-unversioned"))]
-    fn on_gpus(
-        ordinals: &[usize],
-        _: &Choice,
-        _: &VisionWeights,
-        _: &EncoderConfig,
-        _: impl Fn(Target) -> Capacity,
-    ) -> Result<Self> {
-        let found = Device::Cuda(ordinals.to_vec()).to_string();
-        let reason = "this build has no CUDA: build it with --features cuda, or name cpu or auto";
-        Err(InputError::Unavailable { option: "device", found, reason }.into())
-    }
-
     /// What its plans are made for.
     pub(super) fn target(&self) -> Target {
         match self {
             Self::Cpu(cpu) => cpu.target(),
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.target(),
         }
     }
@@ -112,7 +98,6 @@ impl Backend {
     pub(super) fn numerics(&self) -> String {
         match self {
             Self::Cpu(cpu) => cpu.numerics(),
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.numerics(),
         }
     }
@@ -121,7 +106,6 @@ impl Backend {
     pub(super) fn weights_digest(&self) -> Digest {
         match self {
             Self::Cpu(cpu) => cpu.weights_digest(),
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.weights_digest(),
         }
     }
@@ -130,7 +114,6 @@ impl Backend {
     pub(super) fn num_threads(&self) -> usize {
         match self {
             Self::Cpu(cpu) => cpu.num_threads(),
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(_) => rayon::current_num_threads(),
         }
     }
@@ -139,7 +122,6 @@ impl Backend {
     pub(super) fn num_devices(&self) -> usize {
         match self {
             Self::Cpu(_) => 1,
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.num_devices(),
         }
     }
@@ -148,19 +130,7 @@ impl Backend {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Cpu(_) => "cpu".to_string(),
-            #[cfg(feature = "cuda-unversioned")]
             Self::Cuda(cuda) => cuda.describe(),
         }
     }
-}
-
-/// The GPU that `auto` takes, if there is one for this build and this model.
-#[cfg(feature = "cuda-unversioned")]
-fn best_gpu(config: &EncoderConfig) -> Option<usize> {
-    crate::cuda::best_gpu(config)
-}
-
-#[cfg(not(feature = "cuda-unversioned"))]
-fn best_gpu(_: &EncoderConfig) -> Option<usize> {
-    None
 }

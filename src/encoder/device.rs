@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::dtype::Dtype;
-use crate::error::{InputError, Result};
+use crate::error::{Error, InputError, Result};
 
 /// A device, as `--device` names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) fn require_dtype(dtype: Dtype, on_gpu: bool) -> Result<()> {
 }
 
 impl FromStr for Device {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
         let refuse = || {
@@ -84,7 +84,7 @@ impl FromStr for Device {
 }
 
 impl FromStr for Tune {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
         match name {
@@ -113,7 +113,7 @@ impl std::fmt::Display for Device {
 }
 
 impl FromStr for Kernels {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
         match name {

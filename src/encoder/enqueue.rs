@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use super::Encoder;
 use super::backend::Backend;
 use super::pixels;
-use crate::cuda::{Context, CudaBackend, Enqueued, ForeignStream, Order, Places, require_memory};
+use crate::cuda::{CallerStream, Context, CudaBackend, Enqueued, ForeignStream, Places, require_memory};
 use crate::dtype::Dtype;
 use crate::error::{InputError, Result};
 use crate::image::Tiles;
@@ -111,8 +111,8 @@ impl Encoder {
         let context = cuda.context(device);
         require_memory(context, "pixels", pixels.address, bytes, pixels.dtype.size() as u64)?;
         // SAFETY: the caller's promise.
-        let order = unsafe { order(context, stream) }?;
-        cuda.enqueue(device, &batches, &order)?;
+        let caller = unsafe { caller_stream(context, stream) }?;
+        cuda.enqueue(device, &batches, &caller)?;
         Ok([samples, rows_each, self.config.decoder_embed_dim])
     }
 
@@ -144,8 +144,8 @@ impl Encoder {
         self.require_embeddings(device, rows, embeddings)?;
         let cuda = self.gpus(device)?;
         // SAFETY: the caller's promise.
-        let order = unsafe { order(cuda.context(device), stream) }?;
-        cuda.enqueue_from_host(device, &batches, &order)?;
+        let caller = unsafe { caller_stream(cuda.context(device), stream) }?;
+        cuda.enqueue_from_host(device, &batches, &caller)?;
         Ok([rows, self.config.decoder_embed_dim])
     }
 
@@ -212,7 +212,7 @@ impl Encoder {
 /// # Safety
 /// The handles live.
 #[expect(unsafe_code, reason = "handles are the caller's to vouch for")]
-unsafe fn order(context: &Context, RawStream { stream, done }: RawStream) -> Result<Order> {
+unsafe fn caller_stream(context: &Context, RawStream { stream, done }: RawStream) -> Result<CallerStream> {
     // SAFETY: the caller's promise.
-    Ok(Order { stream: unsafe { ForeignStream::new(context, stream) }?, done })
+    Ok(CallerStream { stream: unsafe { ForeignStream::new(context, stream) }?, done })
 }

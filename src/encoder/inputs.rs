@@ -26,7 +26,7 @@ impl Encoder {
     /// Those of the two, for the first input that has one; nothing is encoded then.
     pub fn encode_inputs(&mut self, inputs: &[Input]) -> Result<Vec<f32>> {
         let (images, mut embeddings) = self.prepare(inputs)?;
-        self.run_all(images, &mut embeddings)?;
+        self.run(&self.batches(images), &mut embeddings, false)?;
         Ok(embeddings)
     }
 

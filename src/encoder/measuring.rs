@@ -19,10 +19,9 @@ impl Encoder {
     pub fn time_steps(&mut self, aspect_ratios: &[[usize; 2]], timed: bool) -> Result<Vec<StepTiming>> {
         let shape = self.batch_shape(aspect_ratios)?;
         match &mut self.backend {
-            #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.time_steps(&shape, timed),
             Backend::Cpu(_) => {
-                let (reason, _) = ("kernels are timed on a GPU", (shape, timed));
+                let reason = "kernels are timed on a GPU";
                 Err(InputError::Unavailable { option: "device", found: "cpu".to_string(), reason }.into())
             }
         }
@@ -56,7 +55,6 @@ impl Encoder {
                 let rounds = (0..rounds).map(|_| walk()).collect::<Result<_>>()?;
                 Ok(Profile { plan, rounds })
             }
-            #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.profile(&batch, rounds),
         }
     }
@@ -70,7 +68,6 @@ impl Encoder {
     pub fn measure_peak(&mut self, timed: bool) -> Result<Option<Peak>> {
         match &mut self.backend {
             Backend::Cpu(cpu) => cpu.measure_peak(timed),
-            #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.measure_peak(timed),
         }
     }
@@ -79,7 +76,6 @@ impl Encoder {
     pub fn is_simulated(&self) -> bool {
         match &self.backend {
             Backend::Cpu(_) => false,
-            #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.is_simulated(),
         }
     }
@@ -88,7 +84,6 @@ impl Encoder {
     pub fn device_bytes(&self) -> Vec<u64> {
         match &self.backend {
             Backend::Cpu(_) => Vec::new(),
-            #[cfg(feature = "cuda-unversioned")]
             Backend::Cuda(cuda) => cuda.device_bytes(),
         }
     }

@@ -1,6 +1,7 @@
 //! The encoder as its users meet it: built once, then called with images or with pixel tensors.
 
 mod backend;
+mod batches;
 mod builder;
 mod device;
 #[cfg(feature = "cuda-unversioned")]
@@ -20,6 +21,7 @@ use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
 use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
+pub(crate) use batches::TileBudget;
 pub use builder::EncoderBuilder;
 pub(crate) use device::require_dtype;
 pub use device::{Device, Kernels, Tune};
@@ -168,7 +170,7 @@ impl Encoder {
         let images = self.picture_layouts(tiles)?;
         let num_tiles: usize = tiles.iter().map(Tiles::num_tiles).sum();
         let mut embeddings = zeros(num_tiles.saturating_mul(self.config.num_tokens()), self.config.decoder_embed_dim)?;
-        self.run_all(images, &mut embeddings)?;
+        self.run(&self.batches(images), &mut embeddings, false)?;
         Ok(Encodings {
             embeddings,
             aspect_ratios: tiles.iter().map(|tiles| tiles.aspect_ratio).collect(),
@@ -183,7 +185,7 @@ impl Encoder {
     /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
         let images = self.picture_layouts(tiles)?;
-        self.run_all(images, embeddings)
+        self.run(&self.batches(images), embeddings, false).map(drop)
     }
 
     /// Each picture's rows and pixels, once its tiles are known to be what they are said to be.
@@ -219,26 +221,24 @@ impl Encoder {
 
     /// Measures what is best for one image of each number of tiles, and for a full batch.
     fn tune(&mut self, tune: Tune) -> Result<()> {
-        #[cfg(feature = "cuda-unversioned")]
-        if tune != Tune::Never && matches!(self.backend, Backend::Cuda(_)) {
-            let most = self.config.max_num_tiles.min(self.max_batch_tiles);
-            let images: Vec<_> = (1..=most)
-                .map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0)))
-                .collect::<Result<_>>()?;
-            let largest = images.last().into_iter();
-            let full = largest.flat_map(|image| {
-                let num_images = self.max_batch_tiles / image.tiles.len().max(1);
-                std::iter::repeat_n(image.clone(), num_images)
-            });
-            let full = BatchShape { images: full.collect() };
-            let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
-            let shapes: Vec<_> = single.chain([full]).collect();
-            if let Backend::Cuda(cuda) = &mut self.backend {
-                cuda.tune(&shapes, tune == Tune::Always)?;
-            }
+        if tune == Tune::Never || matches!(self.backend, Backend::Cpu(_)) {
+            return Ok(());
         }
-        let _ = tune;
-        Ok(())
+        let most = self.config.max_num_tiles.min(self.max_batch_tiles);
+        let images: Vec<_> =
+            (1..=most).map(|num_tiles| self.rules(|rules| rules.picture([1, num_tiles], 0))).collect::<Result<_>>()?;
+        let largest = images.last().into_iter();
+        let full = largest.flat_map(|image| {
+            let num_images = self.max_batch_tiles / image.tiles.len().max(1);
+            std::iter::repeat_n(image.clone(), num_images)
+        });
+        let full = BatchShape { images: full.collect() };
+        let single = images.iter().map(|image| BatchShape { images: vec![image.clone()] });
+        let shapes: Vec<_> = single.chain([full]).collect();
+        match &mut self.backend {
+            Backend::Cpu(_) => Ok(()),
+            Backend::Cuda(cuda) => cuda.tune(&shapes, tune == Tune::Always),
+        }
     }
 
     /// Hands the rules of this encoder's rows to `lay_out`.
@@ -253,51 +253,19 @@ impl Encoder {
         })
     }
 
-    /// Runs images, each with its pixels, in batches that keep the tile budget.
-    fn run_all(&mut self, images: Vec<(SequenceLayout, &[f32])>, embeddings: &mut [f32]) -> Result<()> {
-        let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
-        let num_rows: usize = images.iter().map(|(image, _)| image.num_output_tiles() * tokens).sum();
-        require_len("embeddings", num_rows, width, embeddings)?;
-        self.run_batches(&self.batches(images), embeddings, false)?;
-        Ok(())
-    }
-
     /// Runs batches, whose embeddings stand one after another; with `timed`, says where the time went on the device, too.
-    fn run_batches(&mut self, batches: &[Batch], embeddings: &mut [f32], timed: bool) -> Result<Timing> {
+    fn run(&mut self, batches: &[Batch], embeddings: &mut [f32], timed: bool) -> Result<Timing> {
+        let begin = Instant::now();
         let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
+        let num_rows = |batch: &Batch| batch.shape.num_output_tiles() * tokens;
+        require_len("embeddings", batches.iter().map(num_rows).sum(), width, embeddings)?;
         let (mut rest, mut outputs) = (embeddings, Vec::new());
         for batch in batches {
-            let (output, later) = rest.split_at_mut(batch.shape.num_output_tiles() * tokens * width);
+            let (output, later) = rest.split_at_mut(num_rows(batch) * width);
             rest = later;
             outputs.push(output);
         }
-        self.run(batches, outputs, timed)
-    }
-
-    /// Cuts a row of images into batches that keep the tile budget.
-    fn batches<'a>(&self, images: Vec<(SequenceLayout, &'a [f32])>) -> Vec<Batch<'a>> {
-        let mut images = images.into_iter().peekable();
-        let mut batches = Vec::new();
-        while images.peek().is_some() {
-            let (mut shape, mut pixels, mut num_tiles) = (BatchShape::default(), Vec::new(), 0);
-            while let Some((image, tiles)) =
-                images.next_if(|(image, _)| num_tiles == 0 || num_tiles + image.tiles.len() <= self.max_batch_tiles)
-            {
-                num_tiles += image.tiles.len();
-                shape.images.push(image);
-                pixels.push(tiles);
-            }
-            batches.push(Batch { shape, pixels });
-        }
-        batches
-    }
-
-    fn run(&mut self, batches: &[Batch], mut outputs: Vec<&mut [f32]>, timed: bool) -> Result<Timing> {
-        let begin = Instant::now();
-        #[cfg_attr(not(feature = "cuda-unversioned"), expect(unused_mut, reason = "only a GPU tells more"))]
-        let mut timing = None;
-        let _ = timed;
-        match (&mut self.backend, &mut self.observer) {
+        let on_gpu = match (&mut self.backend, &mut self.observer) {
             (Backend::Cpu(cpu), observer) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
                     let plan = Plan::build(&self.config, &batch.shape, cpu.target())?;
@@ -315,19 +283,19 @@ impl Encoder {
                         None => cpu.run(&plan, &batch.pixels, output, None)?,
                     }
                 }
+                None
             }
-            #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), Some(observer)) => {
                 for (batch, output) in batches.iter().zip(&mut outputs) {
                     cuda.observe(batch, output, &mut |plan, step, values| observer(StepOutput { plan, step, values }))?;
                 }
+                None
             }
-            #[cfg(feature = "cuda-unversioned")]
             (Backend::Cuda(cuda), None) => {
-                let times = cuda.run(batches, outputs.iter_mut().map(|output| &mut **output).collect(), timed)?;
-                timing = Some(times.into());
+                let outputs = outputs.iter_mut().map(|output| &mut **output).collect();
+                Some(cuda.run(batches, outputs, timed)?)
             }
-        }
+        };
         let mut before = 0;
         for output in outputs {
             if let Some(index) = pixels::first_not_finite(output) {
@@ -335,7 +303,7 @@ impl Encoder {
             }
             before += output.len();
         }
-        Ok(timing.unwrap_or_else(|| Timing::Host { compute: begin.elapsed() }))
+        Ok(on_gpu.unwrap_or_else(|| Timing::Host { compute: begin.elapsed() }))
     }
 }
 

@@ -47,7 +47,7 @@ impl Encoder {
         let rows_each = images_each * num_tiles * self.config.num_tokens();
         let width = self.config.decoder_embed_dim;
         let mut embeddings = zeros(samples * rows_each, width)?;
-        self.run_all(images, &mut embeddings)?;
+        self.run(&self.batches(images), &mut embeddings, false)?;
         Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
     }
 
@@ -57,8 +57,7 @@ impl Encoder {
     /// As [`encode_pixels`](Self::encode_pixels), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_pixels_into(&mut self, pixels: &Pixels, embeddings: &mut [f32]) -> Result<()> {
         let images = self.pixel_layouts(pixels)?;
-        self.run_all(images, embeddings)?;
-        Ok(())
+        self.run(&self.batches(images), embeddings, false).map(drop)
     }
 
     /// Each image's rows and pixels, once the tensor is known to be sound.

@@ -1,12 +1,13 @@
 //! One batch given to a device while another computes there.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::backend::Backend;
-use super::{Encoder, Input};
-#[cfg(feature = "cuda-unversioned")]
-use crate::cuda::{self, GpuTimes};
-use crate::error::Result;
+use super::{Encoder, Input, pixels};
+pub use crate::cuda::Computed;
+use crate::cuda::InFlightBatch;
+use crate::error::{Error, InputError, Result};
+pub use crate::plan::Timing;
 
 /// Inputs on their way through an encoder, from [`Encoder::submit`] to [`Encoder::finish`]. Dropping it gives their
 /// embeddings up.
@@ -15,23 +16,7 @@ pub struct Submission(State);
 
 enum State {
     Done(Encoded),
-    #[cfg(feature = "cuda-unversioned")]
-    Flying(cuda::Flight),
-}
-
-/// What can be waited for on any thread until a device has computed a submission.
-#[derive(Debug, Clone)]
-pub struct Computed {
-    #[cfg(feature = "cuda-unversioned")]
-    gpu: cuda::Computed,
-}
-
-impl Computed {
-    /// Waits. Failures are told by [`Encoder::finish`].
-    pub fn wait(&self) {
-        #[cfg(feature = "cuda-unversioned")]
-        self.gpu.wait();
-    }
+    Pending(InFlightBatch),
 }
 
 /// What an encoder gave, and where its time went.
@@ -43,39 +28,12 @@ pub struct Encoded {
     pub timing: Timing,
 }
 
-/// Where the time of an encode went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timing {
-    /// On the CPU, and step by step for an observer.
-    Host {
-        /// All of it.
-        compute: Duration,
-    },
-    /// On a GPU. Times of several batches are added up, though their ways overlap.
-    Gpu {
-        /// From the first piece of the pixels to the last one's arrival, by the GPU's events.
-        h2d: Duration,
-        /// The kernels, by the GPU's events.
-        compute: Duration,
-        /// The results' way back by the GPU's events, and their widening to f32 by the host's clock.
-        d2h: Duration,
-    },
-}
-
-#[cfg(feature = "cuda-unversioned")]
-impl From<GpuTimes> for Timing {
-    fn from(GpuTimes { h2d, compute, d2h }: GpuTimes) -> Self {
-        Self::Gpu { h2d, compute, d2h }
-    }
-}
-
 impl Submission {
     /// What to wait for; none where the embeddings are there already.
     pub fn computed(&self) -> Option<Computed> {
         match &self.0 {
             State::Done(_) => None,
-            #[cfg(feature = "cuda-unversioned")]
-            State::Flying(flight) => Some(Computed { gpu: flight.computed() }),
+            State::Pending(batch) => Some(batch.computed()),
         }
     }
 }
@@ -91,8 +49,7 @@ impl Encoder {
     pub fn depth(&self) -> usize {
         match &self.backend {
             Backend::Cpu(_) => 1,
-            #[cfg(feature = "cuda-unversioned")]
-            Backend::Cuda(_) => cuda::SLOTS,
+            Backend::Cuda(cuda) => cuda.depth(),
         }
     }
 
@@ -111,11 +68,10 @@ impl Encoder {
         let begin = Instant::now();
         let (images, mut embeddings) = self.prepare(inputs)?;
         let batches = self.batches(images);
-        #[cfg(feature = "cuda-unversioned")]
         if let (Backend::Cuda(cuda), None, [batch]) = (&mut self.backend, &self.observer, &batches[..]) {
-            return Ok(Submission(State::Flying(cuda.submit(device, batch, embeddings)?)));
+            return Ok(Submission(State::Pending(cuda.submit(device, batch, embeddings)?)));
         }
-        let timing = self.run_batches(&batches, &mut embeddings, true)?;
+        let timing = self.run(&batches, &mut embeddings, true)?;
         let timing = match timing {
             Timing::Host { .. } => Timing::Host { compute: begin.elapsed() },
             gpu @ Timing::Gpu { .. } => gpu,
@@ -127,22 +83,28 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of [`encode_inputs`](Self::encode_inputs);
-    /// [`InputError::Unavailable`](crate::error::InputError::Unavailable) for a submission to another encoder.
+    /// [`InputError::Unavailable`] for a submission to another encoder.
     pub fn finish(&mut self, submission: Submission) -> Result<Encoded> {
         match submission.0 {
             State::Done(encoded) => Ok(encoded),
-            #[cfg(feature = "cuda-unversioned")]
-            State::Flying(flight) => self.land(&flight),
+            State::Pending(batch) => self.collect(&batch),
         }
     }
 
-    #[cfg(feature = "cuda-unversioned")]
-    fn land(&mut self, flight: &cuda::Flight) -> Result<Encoded> {
-        let Backend::Cuda(cuda) = &mut self.backend else { return Err(cuda::another_encoder()) };
-        let (embeddings, times) = cuda.finish(flight)?;
-        match super::pixels::first_not_finite(&embeddings) {
-            Some(index) => Err(crate::error::Error::NotFinite { index }),
-            None => Ok(Encoded { embeddings, timing: times.into() }),
+    /// Waits for a batch on a GPU.
+    fn collect(&mut self, batch: &InFlightBatch) -> Result<Encoded> {
+        let outcome = match &mut self.backend {
+            Backend::Cpu(_) => None,
+            Backend::Cuda(cuda) => cuda.finish(batch),
+        };
+        let Some(outcome) = outcome else {
+            let reason = "it was submitted to another encoder";
+            return Err(InputError::Unavailable { option: "submission", found: "given".to_string(), reason }.into());
+        };
+        let (embeddings, timing) = outcome?;
+        match pixels::first_not_finite(&embeddings) {
+            Some(index) => Err(Error::NotFinite { index }),
+            None => Ok(Encoded { embeddings, timing }),
         }
     }
 }

@@ -19,7 +19,7 @@ pub use attention::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling, QueryGrou
 pub use capacity::Capacity;
 pub use layout::{AlignmentRows, ComputedTile, ImageShape, LayoutRules, MultipleRows, Rows, Semantics, SequenceLayout};
 pub use target::{ATTENTION_QUERIES, Form, HOPPER_PROJECTION_STATES, PROJECTION_ROWS, Precision, Target};
-pub use timing::{Peak, Profile, Spread, StepSpan, StepTiming};
+pub use timing::{Peak, Profile, Spread, StepSpan, StepTiming, Timing};
 
 /// A batch that is to be encoded.
 pub(crate) struct Batch<'a> {

@@ -1,8 +1,29 @@
-//! How long steps take, where somebody has timed them.
+//! How long an encode and its steps take, where somebody has timed them.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::{Form, Plan};
+
+/// Where the time of an encode went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// On the CPU, and step by step for an observer.
+    Host {
+        /// All of it.
+        compute: Duration,
+    },
+    /// On a GPU. Times of several batches are added up, though their ways overlap.
+    Gpu {
+        /// From the first piece of the pixels to the last one's arrival, by the GPU's events.
+        h2d: Duration,
+        /// The kernels, by the GPU's events.
+        compute: Duration,
+        /// The results' way back by the GPU's events, and their widening to f32 by the host's clock.
+        d2h: Duration,
+    },
+}
 
 /// How something that was measured, such as the seconds of a launch, varies over several rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

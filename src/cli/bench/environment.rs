@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::cli::system::{line_of, load, peak_rss_bytes};
+
 /// What times depend on beside the program.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Environment {
@@ -69,19 +71,4 @@ impl Environment {
             load(self.load_after)
         )
     }
-}
-
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
-}
-
-/// The most memory this process has had resident, where the system tells.
-pub(in crate::cli) fn peak_rss_bytes() -> Option<u64> {
-    let line = line_of("/proc/self/status", "VmHWM:")?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
-}
-
-/// What stands behind `key` in its first line.
-fn line_of(file: &str, key: &str) -> Option<String> {
-    std::fs::read_to_string(file).ok()?.lines().find_map(|line| line.strip_prefix(key)).map(str::to_string)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::checkpoint::RandomWeights;
-use crate::cli::model::{DtypeName, Geometry, SemanticsName};
+use crate::cli::model::{Geometry, SemanticsName};
 use crate::cli::report_file::ReportFile;
 use crate::cli::{VERSION, progress, table};
 use crate::config::EncoderConfig;
@@ -43,7 +43,7 @@ pub(in crate::cli) struct Arguments {
     kernels: Option<Kernels>,
     /// The element type
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
-    dtype: DtypeName,
+    dtype: Dtype,
     /// Whose rows an image has
     #[arg(long, value_enum, value_name = "NAME", default_value = "torchtune")]
     semantics: SemanticsName,
@@ -117,7 +117,7 @@ impl Row {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = ReportFile::create(arguments.json.as_ref())?;
-    require_dtype(arguments.dtype.into(), true)?;
+    require_dtype(arguments.dtype, true)?;
     if !matches!(&arguments.device, Device::Cuda(ordinals) if ordinals.len() == 1) {
         let reason = "kernels are timed on one GPU: cuda, or cuda:N";
         return Err(InputError::Unavailable { option: "device", found: arguments.device.to_string(), reason }.into());
@@ -136,7 +136,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             .config(config.clone())
             .semantics(arguments.semantics.into())
             .device(arguments.device.clone())
-            .dtype(arguments.dtype.into())
+            .dtype(arguments.dtype)
             .kernels(kernels)
             .tune(Tune::Never)
             .max_batch_tiles(1)
@@ -163,13 +163,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     bar.finish_and_clear();
     compare_with_products(&mut rows);
-    println!("device: {device}, {} in {}", Dtype::from(arguments.dtype), Semantics::from(arguments.semantics));
+    println!("device: {device}, {} in {}", arguments.dtype, Semantics::from(arguments.semantics));
     print(&rows);
     if let Some(file) = report {
         file.write(&serde_json::json!({
             "version": VERSION,
             "device": device,
-            "dtype": Dtype::from(arguments.dtype),
+            "dtype": arguments.dtype,
             "semantics": Semantics::from(arguments.semantics).to_string(),
             "config": config,
             "datasheet": datasheet,

@@ -21,7 +21,6 @@ use indicatif::ProgressBar;
 use self::arrivals::Queued;
 use self::compare::Earlier;
 use self::environment::Environment;
-pub(super) use self::environment::peak_rss_bytes;
 use self::report::{Measured, Report};
 use self::scenario::{Run, Scenario, Until};
 use super::inputs::{Input, Selection};

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::samples::Sample;
 use crate::cli::inputs::{Decoded, Input};
-use crate::encoder::{Encoder, Input as EncoderInput, Submission};
+use crate::encoder::{Encoder, Input as EncoderInput, Submission, TileBudget};
 use crate::error::Result;
 use crate::image::Tiles;
 use crate::stages::{Stage, StageTimes};
@@ -110,12 +110,9 @@ impl<'a> Turns<'a> {
 
     /// As many as fit a batch of this encoder.
     fn batch(&mut self, max_tiles: usize) -> Vec<&'a Input> {
-        let mut batch = vec![self.take()];
-        let mut tiles = batch[0].computed_tiles;
-        while tiles + self.peek().computed_tiles <= max_tiles {
-            let input = self.take();
-            tiles += input.computed_tiles;
-            batch.push(input);
+        let (mut batch, mut budget) = (Vec::new(), TileBudget::new(max_tiles));
+        while budget.try_add(self.peek().computed_tiles) {
+            batch.push(self.take());
         }
         batch
     }
@@ -183,7 +180,6 @@ pub(super) fn one_at_a_time(
     bar: &ProgressBar,
 ) -> Result<Run> {
     let (mut turns, mut run, begin) = (Turns::new(inputs), Run::default(), Instant::now());
-    let max_tiles = encoder.max_batch_tiles();
     let mut done = 0;
     while !until.is_over(begin.elapsed(), done) {
         let query: Vec<&Input> = (0..images).map(|_| turns.take()).collect();
@@ -192,27 +188,13 @@ pub(super) fn one_at_a_time(
         let end = Instant::now();
         drop(embeddings);
         run.samples.push(sample(&query, [start, end], begin, stages));
-        run.batches.extend(batches_of(&query, max_tiles));
+        let batches = encoder.batch_ranges(query.iter().map(|input| input.computed_tiles));
+        run.batches.extend(batches.into_iter().map(|batch| batch_kind(&query[batch])));
         done += images;
         show(bar, until, begin.elapsed(), done);
     }
     run.seconds = run.samples.last().map_or(0.0, |sample| sample.end);
     Ok(run)
-}
-
-/// The batches that the encoder cuts a query into.
-fn batches_of(query: &[&Input], max_tiles: usize) -> Vec<BatchKind> {
-    let mut batches: Vec<BatchKind> = Vec::new();
-    for input in query {
-        match batches.last_mut() {
-            Some(last) if last.tiles + input.computed_tiles <= max_tiles => {
-                last.images += 1;
-                last.tiles += input.computed_tiles;
-            }
-            _ => batches.push(BatchKind { images: 1, tiles: input.computed_tiles }),
-        }
-    }
-    batches
 }
 
 /// A batch that a device has.

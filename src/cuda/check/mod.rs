@@ -105,20 +105,21 @@ pub(crate) fn describe(ordinal: usize) -> Result<String, CudaError> {
     Ok(format!("cuda:{ordinal} ({}, compute capability {major}.{minor})", model.name))
 }
 
-/// Runs every kernel's cases for `dtype` in `form` on GPU number `ordinal`, and hands each finding over as it comes.
+/// Runs every kernel's cases for `dtype` in `form` on GPU number `ordinal`. Hands each finding over as it comes: the kernel,
+/// the shape, and how far the result is from float64 with the most it may be.
 pub(crate) fn run(
     ordinal: usize,
     dtype: Dtype,
     form: Form,
-    mut found: impl FnMut(&Case, Result<Finding, CudaError>),
+    mut found: impl FnMut(&str, &str, Result<(f64, f64), CudaError>),
 ) -> Result<(), CudaError> {
     let context = Context::new(ordinal)?;
     let stream = Stream::new(&context)?;
     let kernels = Kernels::load(&context, dtype, form)?;
     let bench = Bench::new(&context, &kernels, &stream);
     for case in cases(dtype, form) {
-        let finding = (case.run)(&bench);
-        found(&case, finding);
+        let finding = (case.run)(&bench).map(|finding| (finding.error, finding.limit));
+        found(case.kernel, &case.shape, finding);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Softmax attention over ragged sequences.
 
 use super::rows::number;
-use super::sm90::flash_attention::GroupedQueries;
+use super::sm90::flash_attention::{GroupedQueries, HopperAttention};
 use super::{Array, AttentionVariant, Count, Kernel, Launcher, Matrix, sm90};
 use crate::cuda::abi;
 use crate::error::CudaError;
@@ -78,7 +78,16 @@ impl FlashAttention<'_> {
     pub(crate) fn launch_variant(&self, variant: &AttentionVariant, on: &Launcher) -> Result<(), CudaError> {
         let Queries::Groups(queries) = &self.queries else { panic!("items, for a kernel that takes groups") };
         self.check(variant.columns, on);
-        sm90::flash_attention::launch(self, queries, variant, on)
+        let attention = HopperAttention {
+            num_groups: self.num_items,
+            queries: *queries,
+            log2_multiplicity: self.log2_multiplicity,
+            qkv: self.qkv,
+            output: self.output,
+            num_heads: self.num_heads,
+            scale_log2: self.scale_log2(),
+        };
+        attention.launch(variant, on)
     }
 
     /// What every form asks of its views.
@@ -90,7 +99,7 @@ impl FlashAttention<'_> {
     }
 
     /// What a score is multiplied by, for a softmax in base 2.
-    pub(super) fn scale_log2(&self) -> f32 {
+    fn scale_log2(&self) -> f32 {
         (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32
     }
 

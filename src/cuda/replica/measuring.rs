@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::super::batch::BatchTables;
-use super::super::cublas::{Cublas, Product};
-use super::super::driver::{DeviceMemory, Event, Stream};
-use super::super::lower::Lowering;
-use super::super::ops::{self, Matrix};
-use super::super::tuning::{tilings, tilings_of_sweep};
 use super::Replica;
+use crate::cuda::batch::BatchTables;
+use crate::cuda::cublas::{Cublas, Product};
+use crate::cuda::driver::{DeviceMemory, Event, Stream};
+use crate::cuda::lower::Lowering;
+use crate::cuda::ops::{self, Matrix};
+use crate::cuda::tuning::{tilings, tilings_of_sweep};
 use crate::error::{CudaError, Error};
 use crate::plan::{Batch, BatchShape, Form, Op, Peak, Plan, Profile, Spread, Step, StepSpan, StepTiming, Target};
 
@@ -28,24 +28,40 @@ const PEAK_COPY_BYTES: usize = 512 << 20;
 /// Algorithms of cuBLASLt's that are tried for a product.
 const MAX_ALGORITHMS: usize = 32;
 
-impl Replica {
+/// A GPU while it is measured.
+#[derive(Debug)]
+pub(in crate::cuda) struct Measuring<'r> {
+    replica: &'r mut Replica,
+}
+
+impl<'r> Measuring<'r> {
+    pub(super) fn new(replica: &'r mut Replica) -> Self {
+        Self { replica }
+    }
+
     /// Measures the tilings of every operation of these batches that is not known yet, and keeps what was found. Before the
     /// first batch; shapes beyond the capacity are left to the prediction.
     ///
     /// # Errors
     /// Those of the GPU.
     pub(in crate::cuda) fn tune(&mut self, shapes: &[BatchShape]) -> Result<(), Error> {
-        self.context.bind()?;
-        let mut tuning = self.tuning.clone();
+        self.replica.context.bind()?;
+        let mut tuning = self.replica.tuning.clone();
         let mut is_new = false;
         for shape in shapes {
-            let plan = Plan::with_capacity(&self.config, shape, self.capacity_for(shape), self.target)?;
+            let plan = Plan::with_capacity(
+                &self.replica.config,
+                shape,
+                self.replica.capacity_for(shape),
+                self.replica.target,
+            )?;
             let is_known = plan.steps.iter().all(|step| tuning.knows(&plan, step));
-            if is_known || !self.capacity.covers(&plan.capacity) || self.arena.len() < plan.arena_bytes {
+            if is_known || !self.replica.capacity.covers(&plan.capacity) || self.replica.arena.len() < plan.arena_bytes
+            {
                 continue;
             }
             let tables = self.set_scene(&plan, shape)?;
-            let lowering = self.lowering(&plan, &tables);
+            let lowering = self.replica.lowering(&plan, &tables);
             for step in &plan.steps {
                 if tuning.knows(&plan, step) {
                     continue;
@@ -60,10 +76,10 @@ impl Replica {
                 is_new = true;
             }
         }
-        self.tuning = tuning;
+        self.replica.tuning = tuning;
         if is_new {
             // Where it cannot be kept it is measured again at the next start, and nothing else is lost.
-            let _ = self.tuning.keep();
+            let _ = self.replica.tuning.keep();
         }
         Ok(())
     }
@@ -74,14 +90,14 @@ impl Replica {
     ///
     /// # Errors
     /// Those of the GPU; [`CudaError::OutOfMemory`] where the shape is beyond what there is.
-    pub(crate) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
-        self.context.bind()?;
-        let mut timings = self.time_steps_on(self.target, shape, timed, |_| true)?;
+    pub(in crate::cuda) fn time_steps(&mut self, shape: &BatchShape, timed: bool) -> Result<Vec<StepTiming>, Error> {
+        self.replica.context.bind()?;
+        let mut timings = self.time_steps_on(self.replica.target, shape, timed, |_| true)?;
         // Attention's other divisions of the rows have tables of their own.
-        let in_use = self.target.attention_tiling(&self.config);
-        let all = ops::attention_tilings(self.target.head_columns(&self.config));
+        let in_use = self.replica.target.attention_tiling(&self.replica.config);
+        let all = ops::attention_tilings(self.replica.target.head_columns(&self.replica.config));
         for tiling in all.into_iter().filter(|tiling| in_use.is_some_and(|in_use| in_use != *tiling)) {
-            let target = self.target.with_attention(tiling);
+            let target = self.replica.target.with_attention(tiling);
             let is_attention = |step: &Step| matches!(step.op, Op::Attention { .. });
             timings.extend(self.time_steps_on(target, shape, timed, is_attention)?);
         }
@@ -91,46 +107,38 @@ impl Replica {
         Ok(timings)
     }
 
-    /// Walks a batch' plan without a graph, `rounds` times after one that does not count, with an event between any two
+    /// Walks a batch' plan without a graph, `num_rounds` times after one that does not count, with an event between any two
     /// steps.
     ///
     /// # Errors
     /// Those of the GPU.
-    pub(in crate::cuda) fn profile(&mut self, batch: &Batch, rounds: usize) -> Result<Profile, Error> {
-        self.require_usable()?;
-        let result = self.walk_timed(batch, rounds);
-        self.after(0, result)
-    }
-
-    fn walk_timed(&mut self, batch: &Batch, num_rounds: usize) -> Result<Profile, Error> {
-        self.context.bind()?;
-        let plan = Plan::with_capacity(&self.config, &batch.shape, self.capacity_for(&batch.shape), self.target)?;
-        self.reserve(&plan.capacity)?;
-        self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(plan.capacity, self.target);
-        let embeddings = self.slots[0].embeddings.address();
-        self.slots[0].time(&self.context, false)?;
-        self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
-        let (lowering, stream) = (self.lowering(&plan, &tables), &self.streams.compute);
-        let event = || Event::timed(&self.context);
-        let events = std::iter::repeat_with(event).take(plan.steps.len() + 1).collect::<Result<Vec<_>, _>>()?;
-        let mut rounds = Vec::with_capacity(num_rounds);
-        for round in 0..=num_rounds {
-            events[0].record(stream)?;
-            for (step, event) in plan.steps.iter().zip(&events[1..]) {
-                lowering.step(step)?;
-                event.record(stream)?;
+    pub(in crate::cuda) fn profile(&mut self, batch: &Batch, num_rounds: usize) -> Result<Profile, Error> {
+        self.replica.in_slot(0, |replica| {
+            replica.context.bind()?;
+            let capacity = replica.capacity_for(&batch.shape);
+            let plan = Plan::with_capacity(&replica.config, &batch.shape, capacity, replica.target)?;
+            let tables = replica.send_first(&plan, batch)?;
+            let (lowering, stream) = (replica.lowering(&plan, &tables), &replica.streams.compute);
+            let event = || Event::timed(&replica.context);
+            let events = std::iter::repeat_with(event).take(plan.steps.len() + 1).collect::<Result<Vec<_>, _>>()?;
+            let mut rounds = Vec::with_capacity(num_rounds);
+            for round in 0..=num_rounds {
+                events[0].record(stream)?;
+                for (step, event) in plan.steps.iter().zip(&events[1..]) {
+                    lowering.step(step)?;
+                    event.record(stream)?;
+                }
+                stream.synchronize()?;
+                if round > 0 {
+                    let span = |pair: &[Event]| {
+                        let start = pair[0].seconds_since(&events[0])?;
+                        Ok::<_, CudaError>(StepSpan { start, seconds: pair[1].seconds_since(&pair[0])? })
+                    };
+                    rounds.push(events.windows(2).map(span).collect::<Result<_, _>>()?);
+                }
             }
-            stream.synchronize()?;
-            if round > 0 {
-                let span = |pair: &[Event]| {
-                    let start = pair[0].seconds_since(&events[0])?;
-                    Ok::<_, CudaError>(StepSpan { start, seconds: pair[1].seconds_since(&pair[0])? })
-                };
-                rounds.push(events.windows(2).map(span).collect::<Result<_, _>>()?);
-            }
-        }
-        Ok(Profile { plan, rounds })
+            Ok(Profile { plan, rounds })
+        })
     }
 
     /// The rates of a large product, by the best of cuBLASLt's algorithms where the library is there, and of a large copy.
@@ -138,33 +146,33 @@ impl Replica {
     /// # Errors
     /// Those of the GPU; [`CudaError::OutOfMemory`].
     pub(in crate::cuda) fn measure_peak(&mut self, timed: bool) -> Result<Option<Peak>, Error> {
-        self.context.bind()?;
+        self.replica.context.bind()?;
         let (side, copied) = if timed { (PEAK_SIDE, PEAK_COPY_BYTES) } else { (256, 1 << 20) };
-        let flops = match Cublas::new(&self.context) {
+        let flops = match Cublas::new(&self.replica.context) {
             Ok(cublas) => {
                 self.peak_of_products(&cublas, side, timed)?.map(|seconds| 2.0 * (side as f64).powi(3) / seconds)
             }
             Err(CudaError::NoCublas) => None,
             Err(error) => return Err(error.into()),
         };
-        let memory = || DeviceMemory::new(&self.context, copied, "a copy that is timed");
+        let memory = || DeviceMemory::new(&self.replica.context, copied, "a copy that is timed");
         let (mut from, to) = (memory()?, memory()?);
-        fill(&mut from, &self.streams.compute)?;
-        let seconds = self.rounds(timed, 1, || from.copy_to(&to, &self.streams.compute))?;
+        fill(&mut from, &self.replica.streams.compute)?;
+        let seconds = self.rounds(timed, 1, || from.copy_to(&to, &self.replica.streams.compute))?;
         Ok(seconds.map(|seconds| Peak { flops, bytes: 2.0 * copied as f64 / seconds.least }))
     }
 
     /// Seconds of a product of square matrices at best.
     fn peak_of_products(&self, cublas: &Cublas, side: usize, timed: bool) -> Result<Option<f64>, CudaError> {
-        let dtype = self.target.precision.activations;
-        let memory = || DeviceMemory::new(&self.context, side * side * dtype.size(), "a product that is timed");
+        let dtype = self.replica.target.precision.activations;
+        let memory = || DeviceMemory::new(&self.replica.context, side * side * dtype.size(), "a product that is timed");
         let mut operands = [memory()?, memory()?, memory()?];
-        operands[..2].iter_mut().try_for_each(|operand| fill(operand, &self.streams.compute))?;
+        operands[..2].iter_mut().try_for_each(|operand| fill(operand, &self.replica.streams.compute))?;
         let [input, weight, output] = operands.each_ref().map(|memory| Matrix::new(memory, 0, [side; 3], dtype));
         let product = Product { input, weight, output, rows: side, add: false };
         let mut best: Option<f64> = None;
         for algorithm in &cublas.algorithms(&product, MAX_ALGORITHMS)? {
-            let give = || cublas.multiply_by(algorithm, &product, &self.streams.compute);
+            let give = || cublas.multiply_by(algorithm, &product, &self.replica.streams.compute);
             let least = self.rounds(timed, 1, give)?.map(|seconds| seconds.least);
             best = [best, least].into_iter().flatten().min_by(f64::total_cmp);
         }
@@ -179,16 +187,16 @@ impl Replica {
         timed: bool,
         is_timed: impl Fn(&Step) -> bool,
     ) -> Result<Vec<StepTiming>, Error> {
-        let plan = Plan::with_capacity(&self.config, shape, self.capacity_on(target, shape), target)?;
-        self.reserve(&plan.capacity)?;
-        self.reserve_arena(plan.arena_bytes)?;
+        let plan = Plan::with_capacity(&self.replica.config, shape, self.replica.capacity_on(target, shape), target)?;
+        self.replica.reserve(&plan.capacity)?;
+        self.replica.reserve_arena(plan.arena_bytes)?;
         let tables = self.set_scene(&plan, shape)?;
-        let cublas = match Cublas::new(&self.context) {
+        let cublas = match Cublas::new(&self.replica.context) {
             Ok(cublas) => Some(cublas),
             Err(CudaError::NoCublas) => None,
             Err(error) => return Err(error.into()),
         };
-        let lowering = self.lowering(&plan, &tables);
+        let lowering = self.replica.lowering(&plan, &tables);
         let mut kinds: BTreeMap<String, Vec<&Step>> = BTreeMap::new();
         for step in &plan.steps {
             kinds.entry(step.kind()).or_default().push(step);
@@ -223,9 +231,9 @@ impl Replica {
                 let mut best: Option<Spread> = None;
                 for algorithm in &algorithms {
                     let give = || {
-                        products
-                            .iter()
-                            .try_for_each(|product| cublas.multiply_by(algorithm, product, &self.streams.compute))
+                        products.iter().try_for_each(|product| {
+                            cublas.multiply_by(algorithm, product, &self.replica.streams.compute)
+                        })
                     };
                     let seconds = self.rounds(timed, steps.len(), give)?;
                     best = [best, seconds].into_iter().flatten().min_by(|a, b| a.median.total_cmp(&b.median));
@@ -238,12 +246,12 @@ impl Replica {
 
     /// Sets descriptor and arena up for a batch of this shape, whose values are noise.
     fn set_scene(&mut self, plan: &Plan, shape: &BatchShape) -> Result<BatchTables, CudaError> {
-        fill(&mut self.arena, &self.streams.compute)?;
+        fill(&mut self.replica.arena, &self.replica.streams.compute)?;
         let tables = BatchTables::new(plan.capacity, plan.target);
         let mut bytes = vec![0; tables.bytes];
-        let slot = &self.slots[0];
-        tables.write(&self.config, shape, &slot.places(), &mut bytes);
-        self.descriptor.write(0, &bytes, &self.streams.compute)?;
+        let slot = &self.replica.slots[0];
+        tables.write(&self.replica.config, shape, &slot.places(), &mut bytes);
+        self.replica.descriptor.write(0, &bytes, &self.replica.streams.compute)?;
         Ok(tables)
     }
 
@@ -256,7 +264,7 @@ impl Replica {
     ) -> Result<Option<Spread>, CudaError> {
         if !timed {
             give()?;
-            self.streams.compute.synchronize()?;
+            self.replica.streams.compute.synchronize()?;
             return Ok(None);
         }
         let spread = self.measure(REPORTED_ROUNDS, give)?;
@@ -267,8 +275,8 @@ impl Replica {
 
     /// Seconds of what a call of `give` gives to the compute stream, after two calls that do not count.
     fn measure(&self, rounds: usize, give: impl Fn() -> Result<(), CudaError>) -> Result<Spread, CudaError> {
-        let stream = &self.streams.compute;
-        let (start, end) = (Event::timed(&self.context)?, Event::timed(&self.context)?);
+        let stream = &self.replica.streams.compute;
+        let (start, end) = (Event::timed(&self.replica.context)?, Event::timed(&self.replica.context)?);
         give()?;
         give()?;
         let mut seconds = Vec::with_capacity(rounds);

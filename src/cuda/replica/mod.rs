@@ -1,5 +1,6 @@
 //! One GPU with all it needs to encode: weights, arena, and the graphs recorded so far.
 
+mod graphs;
 mod measuring;
 
 use std::sync::Arc;
@@ -7,42 +8,31 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use self::graphs::Graphs;
+pub(super) use self::measuring::Measuring;
+use super::architecture;
 use super::batch::BatchTables;
+use super::caller_stream::{CallerStream, DescriptorPool, Enqueued};
 use super::cublas::Cublas;
 use super::driver::{Context, DeviceMemory, DeviceModel, Event, Graph};
-use super::enqueue::{Enqueued, Order, Ring};
+use super::fatbin;
 use super::lower::Lowering;
 use super::ops::{Kernels, Launcher};
-use super::slot::{GpuTimes, Slot, Streams};
+use super::slot::{NO_TIME, SLOTS, Slot, Streams};
 use super::tuning::{Tuning, driver_version};
 use super::weights::DeviceWeights;
 use crate::checkpoint::VisionWeights;
 use crate::config::EncoderConfig;
-use crate::cuda::{architecture, fatbin};
 use crate::error::{CudaError, Error};
-use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target};
-
-/// Batches on their way at once: one computes while the next one's pixels arrive and the last one's results leave.
-pub(crate) const SLOTS: usize = 2;
-
-/// Graphs that are kept; the one that was not used for the longest time makes room.
-const MAX_GRAPHS: usize = 64;
-
-/// A graph that takes any batch its capacity covers.
-#[derive(Debug)]
-struct Recorded {
-    graph: Graph,
-    tables: BatchTables,
-    last_use: u64,
-}
+use crate::plan::{Batch, BatchShape, Capacity, Form, Plan, Step, Target, Timing};
 
 /// One GPU. Fields are dropped in this order: graphs before the memory they name.
 #[derive(Debug)]
 pub(super) struct Replica {
-    recorded: Vec<Recorded>,
+    graphs: Graphs,
     slots: Vec<Slot>,
     /// For callers' streams, from the first on.
-    ring: Option<Ring>,
+    descriptor_pool: Option<DescriptorPool>,
     /// Buffers of the plan.
     arena: DeviceMemory,
     /// The batch descriptor.
@@ -57,7 +47,6 @@ pub(super) struct Replica {
     context: Arc<Context>,
     config: EncoderConfig,
     target: Target,
-    num_uses: u64,
     /// The failure after which nothing on this GPU succeeds.
     lost: Option<String>,
 }
@@ -88,9 +77,9 @@ impl Replica {
         let arena = DeviceMemory::new(&context, arena_bytes, "the arena")?;
         let (slots, descriptor) = rooms(&context, config, capacity, target)?;
         Ok(Self {
-            recorded: Vec::new(),
+            graphs: Graphs::default(),
             slots,
-            ring: None,
+            descriptor_pool: None,
             arena,
             descriptor,
             capacity: *capacity,
@@ -102,7 +91,6 @@ impl Replica {
             context,
             config: config.clone(),
             target,
-            num_uses: 0,
             lost: None,
         })
     }
@@ -122,6 +110,11 @@ impl Replica {
         }
     }
 
+    /// What times its steps.
+    pub(super) fn measuring(&mut self) -> Measuring<'_> {
+        Measuring::new(self)
+    }
+
     pub(super) fn context(&self) -> &Arc<Context> {
         &self.context
     }
@@ -132,34 +125,37 @@ impl Replica {
 
     /// Starts a batch in slot `slot`, which is free; `timed` has the GPU keep the time of its stages.
     pub(super) fn submit(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
-        self.require_usable()?;
-        let result = self.start(slot, batch, timed);
-        self.after(slot, result)
+        self.in_slot(slot, |replica| {
+            replica.context.bind()?;
+            let graph = replica.prepare(&batch.shape)?;
+            let embeddings = replica.slots[slot].embeddings.address();
+            replica.send(slot, graph, (batch, embeddings), timed)?;
+            let len = batch.shape.num_output_tiles() * replica.config.num_tokens() * replica.config.decoder_embed_dim;
+            Ok(replica.slots[slot].download(len, replica.target.precision.activations, &replica.streams)?)
+        })
     }
 
     /// Waits for the batch in slot `slot`, if one is there, and writes its results as f32.
-    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<GpuTimes, Error> {
-        self.require_usable()?;
-        let dtype = self.target.precision.activations;
-        let result = self.slots[slot].finish(dtype).map(|results| {
-            let Some((bytes, mut times)) = results else { return GpuTimes::default() };
+    pub(super) fn finish(&mut self, slot: usize, embeddings: &mut [f32]) -> Result<Timing, Error> {
+        self.in_slot(slot, |replica| {
+            let dtype = replica.target.precision.activations;
+            let Some((bytes, mut timing)) = replica.slots[slot].finish(dtype)? else { return Ok(NO_TIME) };
             let begin = Instant::now();
             // Blocks that fit the inner caches, whole elements.
             const BLOCK: usize = 1 << 15;
             let blocks = embeddings.par_chunks_mut(BLOCK).zip(bytes.par_chunks(BLOCK * dtype.size()));
             blocks.for_each(|(values, bytes)| dtype.widen(bytes, values));
-            times.d2h += begin.elapsed();
-            times
-        });
-        self.after(slot, result.map_err(Into::into))
+            if let Timing::Gpu { d2h, .. } = &mut timing {
+                *d2h += begin.elapsed();
+            }
+            Ok(timing)
+        })
     }
 
     /// Waits for the batch in slot `slot`, if one is there, for whose results nobody asks.
     pub(super) fn discard(&mut self, slot: usize) -> Result<(), Error> {
-        self.require_usable()?;
         let dtype = self.target.precision.activations;
-        let result = self.slots[slot].finish(dtype).map(drop);
-        self.after(slot, result.map_err(Into::into))
+        self.in_slot(slot, |replica| Ok(replica.slots[slot].finish(dtype).map(drop)?))
     }
 
     /// What can be waited for on any thread until the batch in slot `slot` is computed.
@@ -174,107 +170,128 @@ impl Replica {
         embeddings: &mut [f32],
         observer: &mut Observer,
     ) -> Result<(), Error> {
-        self.require_usable()?;
-        let result = self.walk(batch, observer);
-        self.after(0, result)?;
+        self.in_slot(0, |replica| {
+            replica.context.bind()?;
+            let plan = Plan::build(&replica.config, &batch.shape, replica.target)?;
+            let tables = replica.send_first(&plan, batch)?;
+            let lowering = replica.lowering(&plan, &tables);
+            for step in &plan.steps {
+                lowering.step(step)?;
+                let values = lowering.written(step, &replica.slots[0].embeddings)?;
+                observer(&plan, step, &values);
+                // Whoever looks may use another GPU meanwhile.
+                replica.context.bind()?;
+            }
+            let len = plan.capacity.output_rows * replica.config.decoder_embed_dim;
+            Ok(replica.slots[0].download(len, replica.target.precision.activations, &replica.streams)?)
+        })?;
         self.finish(0, embeddings).map(drop)
     }
 
-    fn start(&mut self, slot: usize, batch: &Batch, timed: bool) -> Result<(), Error> {
-        self.context.bind()?;
-        let capacity = self.capacity_for(&batch.shape);
-        self.reserve(&capacity)?;
-        let recorded = self.record(capacity, &batch.shape)?;
-        let embeddings = self.slots[slot].embeddings.address();
-        self.send(slot, recorded, (batch, embeddings), timed)?;
-        let len = batch.shape.num_output_tiles() * self.config.num_tokens() * self.config.decoder_embed_dim;
-        self.slots[slot].download(len, self.target.precision.activations, &self.streams)?;
-        Ok(())
+    /// Enqueues batches whose pixels are on the GPU.
+    pub(super) fn enqueue(&mut self, batches: &[Enqueued], caller: &CallerStream) -> Result<(), Error> {
+        let shapes = batches.iter().map(|batch| &batch.shape);
+        self.pass(shapes, caller, |replica, graph, index| {
+            let Self { descriptor_pool: Some(pool), graphs, config, descriptor, streams, .. } = replica else {
+                unreachable!("made before the first batch passes")
+            };
+            pool.describe(config, &graphs.get(graph).tables, &batches[index], descriptor, &streams.compute)?;
+            Ok(replica.launch(graph)?)
+        })
+    }
+
+    /// Enqueues batches whose pixels go by slots, in turn, and whose embeddings to addresses of the caller's.
+    pub(super) fn enqueue_from_host(
+        &mut self,
+        slots: &[usize],
+        batches: &[(Batch, u64)],
+        caller: &CallerStream,
+    ) -> Result<(), Error> {
+        let shapes = batches.iter().map(|(batch, _)| &batch.shape);
+        self.pass(shapes, caller, |replica, graph, index| {
+            let (slot, (batch, embeddings)) = (slots[index % slots.len()], &batches[index]);
+            replica.send(slot, graph, (batch, *embeddings), false)?;
+            Ok(replica.slots[slot].pass(&replica.streams)?)
+        })
+    }
+
+    /// Gives batches of these shapes to the compute stream, between what the caller's stream was given before and after;
+    /// `send` sends the graph of a number and, before it, the descriptor of the batch of another. What may have to be made
+    /// for them is made before the caller's stream is touched.
+    fn pass<'s>(
+        &mut self,
+        shapes: impl Iterator<Item = &'s BatchShape> + Clone,
+        caller: &CallerStream,
+        mut send: impl FnMut(&mut Self, usize, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.guarded(|replica| {
+            replica.context.bind()?;
+            for shape in shapes.clone() {
+                replica.prepare(shape)?;
+            }
+            if replica.descriptor_pool.is_none() {
+                let bytes = BatchTables::new(replica.capacity, replica.target).bytes;
+                replica.descriptor_pool = Some(DescriptorPool::new(&replica.context, bytes)?);
+            }
+            replica.descriptor_pool().enter(caller, &replica.streams.compute)?;
+            for (index, shape) in shapes.enumerate() {
+                let graph = replica.record(replica.capacity_for(shape), shape)?;
+                send(replica, graph, index)?;
+            }
+            replica.descriptor_pool().leave(caller, &replica.streams.compute)
+        })
+    }
+
+    fn descriptor_pool(&self) -> &DescriptorPool {
+        let Some(pool) = &self.descriptor_pool else { unreachable!("made before the first batch passes") };
+        pool
     }
 
     /// Sends a batch by a slot, and launches its graph; its embeddings go to an address of the GPU.
     fn send(
         &mut self,
         slot: usize,
-        recorded: usize,
+        graph: usize,
         (batch, embeddings): (&Batch, u64),
         timed: bool,
     ) -> Result<(), Error> {
         self.slots[slot].time(&self.context, timed)?;
-        let tables = &self.recorded[recorded].tables;
+        let tables = &self.graphs.get(graph).tables;
         self.slots[slot].upload(&self.config, tables, (batch, embeddings), &self.descriptor, &self.streams)?;
-        Ok(self.launch(recorded)?)
+        Ok(self.launch(graph)?)
+    }
+
+    /// Sends a batch by the first slot, for a plan that is walked step by step.
+    fn send_first(&mut self, plan: &Plan, batch: &Batch) -> Result<BatchTables, Error> {
+        self.reserve(&plan.capacity)?;
+        self.reserve_arena(plan.arena_bytes)?;
+        let tables = BatchTables::new(plan.capacity, self.target);
+        let embeddings = self.slots[0].embeddings.address();
+        self.slots[0].time(&self.context, false)?;
+        self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
+        Ok(tables)
     }
 
     /// Launches a graph for the batch whose descriptor was sent last.
-    fn launch(&self, recorded: usize) -> Result<(), CudaError> {
+    fn launch(&self, graph: usize) -> Result<(), CudaError> {
         // SAFETY: the graph names weights, arena and descriptor, which live as long as it does; pixels and embeddings
         // are named by the descriptor that was sent before, and belong to a slot or to a caller who has promised them.
         #[expect(unsafe_code, reason = "a recorded graph's memory is this struct's to keep")]
         unsafe {
-            self.recorded[recorded].graph.launch(&self.streams.compute)
+            self.graphs.get(graph).graph.launch(&self.streams.compute)
         }
     }
 
-    /// Gives batches of these shapes to the compute stream, between what the caller's stream was given before and after;
-    /// `send` sends the graph of a number and, before it, the descriptor of the batch of another. What may have to be made
-    /// for them is made before the caller's stream is touched.
-    pub(super) fn pass<'s>(
-        &mut self,
-        shapes: impl Iterator<Item = &'s BatchShape> + Clone,
-        order: &Order,
-        mut send: impl FnMut(&mut Self, usize, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.context.bind()?;
-        for shape in shapes.clone() {
-            let capacity = self.capacity_for(shape);
-            self.reserve(&capacity)?;
-            self.record(capacity, shape)?;
-        }
-        if self.ring.is_none() {
-            let bytes = BatchTables::new(self.capacity, self.target).bytes;
-            self.ring = Some(Ring::new(&self.context, bytes)?);
-        }
-        self.ring().enter(order, &self.streams.compute)?;
-        for (index, shape) in shapes.enumerate() {
-            let recorded = self.record(self.capacity_for(shape), shape)?;
-            send(self, recorded, index)?;
-        }
-        self.ring().leave(order, &self.streams.compute)
-    }
-
-    fn ring(&self) -> &Ring {
-        let Some(ring) = &self.ring else { unreachable!("made before the first batch passes") };
-        ring
-    }
-
-    /// Computes a batch whose pixels are on the GPU.
-    pub(super) fn compute_there(&mut self, recorded: usize, batch: &Enqueued) -> Result<(), Error> {
-        let Self { ring: Some(ring), recorded: all, config, descriptor, streams, .. } = self else {
-            unreachable!("made before the first batch passes")
-        };
-        ring.describe(config, &all[recorded].tables, batch, descriptor, &streams.compute)?;
-        Ok(self.launch(recorded)?)
-    }
-
-    /// Computes a batch whose pixels go by a slot, and whose embeddings to an address of the caller's.
-    pub(super) fn compute_by(
-        &mut self,
-        slot: usize,
-        recorded: usize,
-        batch: &Batch,
-        embeddings: u64,
-    ) -> Result<(), Error> {
-        self.send(slot, recorded, (batch, embeddings), false)?;
-        Ok(self.slots[slot].pass(&self.streams)?)
+    /// Makes room for a batch of this shape, and returns the number of its graph.
+    fn prepare(&mut self, shape: &BatchShape) -> Result<usize, Error> {
+        let capacity = self.capacity_for(shape);
+        self.reserve(&capacity)?;
+        self.record(capacity, shape)
     }
 
     /// The number of the graph for `capacity`, recorded now if it is the first time.
     fn record(&mut self, capacity: Capacity, shape: &BatchShape) -> Result<usize, Error> {
-        self.num_uses += 1;
-        let known = self.recorded.iter().position(|recorded| *recorded.tables.capacity() == capacity);
-        if let Some(known) = known {
-            self.recorded[known].last_use = self.num_uses;
+        if let Some(known) = self.graphs.find(&capacity) {
             return Ok(known);
         }
         let plan = Plan::with_capacity(&self.config, shape, capacity, self.target)?;
@@ -286,35 +303,7 @@ impl Replica {
             Graph::record(&self.streams.compute, give)?
         };
         graph.upload(&self.streams.compute)?;
-        if self.recorded.len() == MAX_GRAPHS {
-            let oldest = self.recorded.iter().enumerate().min_by_key(|(_, recorded)| recorded.last_use);
-            let oldest = oldest.map_or(0, |(index, _)| index);
-            self.recorded.swap_remove(oldest);
-        }
-        self.recorded.push(Recorded { graph, tables, last_use: self.num_uses });
-        Ok(self.recorded.len() - 1)
-    }
-
-    fn walk(&mut self, batch: &Batch, observer: &mut Observer) -> Result<(), Error> {
-        self.context.bind()?;
-        let plan = Plan::build(&self.config, &batch.shape, self.target)?;
-        self.reserve(&plan.capacity)?;
-        self.reserve_arena(plan.arena_bytes)?;
-        let tables = BatchTables::new(plan.capacity, self.target);
-        let embeddings = self.slots[0].embeddings.address();
-        self.slots[0].time(&self.context, false)?;
-        self.slots[0].upload(&self.config, &tables, (batch, embeddings), &self.descriptor, &self.streams)?;
-        let lowering = self.lowering(&plan, &tables);
-        for step in &plan.steps {
-            lowering.step(step)?;
-            let values = lowering.written(step, &self.slots[0].embeddings)?;
-            observer(&plan, step, &values);
-            // Whoever looks may use another GPU meanwhile.
-            self.context.bind()?;
-        }
-        let len = plan.capacity.output_rows * self.config.decoder_embed_dim;
-        self.slots[0].download(len, self.target.precision.activations, &self.streams)?;
-        Ok(())
+        Ok(self.graphs.keep(graph, tables))
     }
 
     fn lowering<'a>(&'a self, plan: &'a Plan, tables: &BatchTables) -> Lowering<'a> {
@@ -337,7 +326,7 @@ impl Replica {
         assert!(self.slots.iter().all(Slot::is_free), "memory cannot grow under a batch in flight");
         let capacity = self.capacity.union(capacity);
         self.forget_graphs()?;
-        self.ring = None;
+        self.descriptor_pool = None;
         (self.slots, self.descriptor) = rooms(&self.context, &self.config, &capacity, self.target)?;
         self.capacity = capacity;
         Ok(())
@@ -355,29 +344,27 @@ impl Replica {
     /// Forgets all graphs, for they name memory that is about to go; what is under way ends first.
     fn forget_graphs(&mut self) -> Result<(), Error> {
         self.context.synchronize()?;
-        self.recorded.clear();
+        self.graphs.clear();
         Ok(())
     }
 
-    pub(super) fn require_usable(&self) -> Result<(), Error> {
-        match &self.lost {
-            Some(cause) => Err(CudaError::Lost { cause: cause.clone() }.into()),
-            None => Ok(()),
-        }
-    }
-
-    /// After a failure nothing may be under way any more: the next batch starts from a clean state, or learns why not. The
-    /// batch in slot `slot` has failed; another's results are whole once everything could be waited for.
-    fn after<T>(&mut self, slot: usize, result: Result<T, Error>) -> Result<T, Error> {
-        let result = self.note(result);
+    /// Does something for the batch in slot `slot`. After a failure nothing may be under way any more: the next batch starts
+    /// from a clean state, or learns why not. This batch has failed; another's results are whole once everything could be
+    /// waited for.
+    fn in_slot<T>(&mut self, slot: usize, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        // What is in the slots of a GPU that is lost stays there.
+        self.require_usable()?;
+        let result = self.guarded(work);
         if result.is_err() {
             self.slots[slot].abandon();
         }
         result
     }
 
-    /// After a failure everything is waited for, and what is lost is remembered.
-    pub(super) fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+    /// Does something on a GPU that is not lost. After a failure everything is waited for, and what is lost is remembered.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        self.require_usable()?;
+        let result = work(self);
         if let Err(error) = &result {
             self.settle();
             if let Error::Cuda(cause) = error
@@ -387,6 +374,13 @@ impl Replica {
             }
         }
         result
+    }
+
+    fn require_usable(&self) -> Result<(), Error> {
+        match &self.lost {
+            Some(cause) => Err(CudaError::Lost { cause: cause.clone() }.into()),
+            None => Ok(()),
+        }
     }
 
     /// Ends whatever is under way and forgets it. Where not even that can be waited for, memory must not be used again.

@@ -70,7 +70,7 @@ mod tests {
     use super::super::inference::infer_parameter::ParameterChoice;
     use super::super::inference::model_infer_request::InferRequestedOutputTensor;
     use super::super::inference::{InferParameter, InferTensorContents, ModelInferRequest};
-    use super::super::message::Asked;
+    use super::super::message;
     use super::*;
     use crate::serve::core::shared_memory::Regions;
 
@@ -189,7 +189,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_request_or_refused(bytes in vec(any::<u8>(), 0..200)) {
-            let _ = Asked::read(bytes.into(), &Regions::new(0), |_| Ok(()));
+            let _ = message::read(bytes.into(), &Regions::new(0), &|_| Ok(()));
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 use self::load::{Outcome, Round};
@@ -21,6 +21,7 @@ use crate::cli::grid::Grid;
 use crate::cli::report_file::ReportFile;
 use crate::cli::{VERSION, table};
 use crate::digest::Digest;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
 /// Load a running server, and time its answers
@@ -61,34 +62,13 @@ pub(super) struct Arguments {
     duration: f64,
     /// The element type that is asked for [default: the server's]
     #[arg(long, value_enum, value_name = "TYPE")]
-    dtype: Option<Datatype>,
+    dtype: Option<Dtype>,
     /// Write everything as JSON; latencies are seconds
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Put an earlier report beside it; may be given several times
     #[arg(long, value_name = "FILE")]
     compare: Vec<PathBuf>,
-}
-
-/// The protocol's names of element types.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Datatype {
-    /// Single precision
-    Fp32,
-    /// Half precision
-    Fp16,
-    /// The upper half of single precision
-    Bf16,
-}
-
-impl Datatype {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "FP32",
-            Self::Fp16 => "FP16",
-            Self::Bf16 => "BF16",
-        }
-    }
 }
 
 /// Tensors of a grid: they take turns, so that no cache of the server's answers for it.
@@ -104,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let environment = Environment::before();
     let target = Target::new(&arguments.url, &arguments.model_name);
     let metadata = runtime.block_on(target.metadata())?;
-    let dtype = arguments.dtype.map(Datatype::name);
+    let dtype = arguments.dtype.map(Dtype::kserve_name);
     let queries =
         sources(arguments).iter().map(|source| Query::new(source, &metadata, dtype)).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = queries.iter().map(|query| query.name.clone()).collect();

@@ -2,9 +2,8 @@
 
 use crate::cuda::abi;
 use crate::cuda::driver::{Swizzle, Tiled};
-use crate::cuda::ops::flash_attention::FlashAttention;
 use crate::cuda::ops::rows::number;
-use crate::cuda::ops::{Array, Kernel, Launcher, Matrix};
+use crate::cuda::ops::{Array, Count, Kernel, Launcher, Matrix};
 use crate::error::CudaError;
 use crate::plan::{ATTENTION_PIECES, ATTENTION_TILE, AttentionTiling};
 
@@ -174,56 +173,65 @@ fn logarithms(array: Array<'_, f32>, keys: usize) -> Result<abi::TensorMap, Cuda
     tensor.encode()
 }
 
-/// Gives the launch to `on`'s stream.
-pub(in crate::cuda::ops) fn launch(
-    op: &FlashAttention<'_>,
-    queries: &GroupedQueries<'_>,
-    variant: &Variant,
-    on: &Launcher<'_>,
-) -> Result<(), CudaError> {
-    let (columns, AttentionTiling { rows, keys }) = (variant.columns, variant.tiling);
-    assert_eq!(op.output.width, op.num_heads * columns, "heads of another kernel");
-    assert_eq!(queries.tiling, variant.tiling, "groups that were cut for another kernel");
-    queries.groups.require("groups", op.num_items.capacity);
-    let num_tickets = (queries.counters.len)
-        .checked_sub(abi::ATTENTION_COUNTERS as usize)
-        .unwrap_or_else(|| panic!("{} counters", queries.counters.len));
-    if num_tickets > 0 {
-        let Some(partials) = queries.partials else { panic!("tickets, and no room for what they are for") };
-        let width = 128 * (columns / 2 + abi::ATTENTION_PARTIAL_EXTRA as usize);
-        partials.require("partials", num_tickets * ATTENTION_PIECES, width, crate::dtype::Dtype::F32);
-        assert_eq!(partials.stride, width, "partials without gaps");
+/// Attention as these kernels take it, once the operation has checked its views.
+pub(in crate::cuda::ops) struct HopperAttention<'m> {
+    pub(in crate::cuda::ops) num_groups: Count<'m>,
+    pub(in crate::cuda::ops) queries: GroupedQueries<'m>,
+    pub(in crate::cuda::ops) log2_multiplicity: Array<'m, f32>,
+    pub(in crate::cuda::ops) qkv: Matrix<'m>,
+    pub(in crate::cuda::ops) output: Matrix<'m>,
+    pub(in crate::cuda::ops) num_heads: usize,
+    pub(in crate::cuda::ops) scale_log2: f32,
+}
+
+impl HopperAttention<'_> {
+    /// Gives the launch to `on`'s stream.
+    pub(in crate::cuda::ops) fn launch(&self, variant: &Variant, on: &Launcher<'_>) -> Result<(), CudaError> {
+        let queries = &self.queries;
+        let (columns, AttentionTiling { rows, keys }) = (variant.columns, variant.tiling);
+        assert_eq!(self.output.width, self.num_heads * columns, "heads of another kernel");
+        assert_eq!(queries.tiling, variant.tiling, "groups that were cut for another kernel");
+        queries.groups.require("groups", self.num_groups.capacity);
+        let num_tickets = (queries.counters.len)
+            .checked_sub(abi::ATTENTION_COUNTERS as usize)
+            .unwrap_or_else(|| panic!("{} counters", queries.counters.len));
+        if num_tickets > 0 {
+            let Some(partials) = queries.partials else { panic!("tickets, and no room for what they are for") };
+            let width = 128 * (columns / 2 + abi::ATTENTION_PARTIAL_EXTRA as usize);
+            partials.require("partials", num_tickets * ATTENTION_PIECES, width, crate::dtype::Dtype::F32);
+            assert_eq!(partials.stride, width, "partials without gaps");
+        }
+        let heads = |matrix, box_rows| Heads { matrix, columns, box_rows };
+        let values = heads(self.qkv, keys);
+        let (key_map, key_tails) = match variant.key_form {
+            KeyForm::Uniform => (values.chunks()?, values.chunks()?),
+            KeyForm::Mixed => (values.part(0, 64, columns, 1)?, values.part(64, 16, columns, 1)?),
+        };
+        let params = abi::HopperAttentionParams {
+            queries: heads(self.qkv, ATTENTION_TILE).chunks()?,
+            keys: key_map,
+            key_tails,
+            values: values.chunks()?,
+            log2_multiplicity: logarithms(self.log2_multiplicity, keys)?,
+            output_tiles: heads(self.output, ATTENTION_TILE).chunks()?,
+            num_groups: self.num_groups.pointer(),
+            groups: queries.groups.pointer(),
+            counters: queries.counters.pointer(),
+            partials: queries.partials.map_or(std::ptr::null_mut(), |partials| partials.pointer().cast()),
+            output: self.output.pointer(),
+            scale_log2: self.scale_log2,
+            num_heads: number(self.num_heads),
+            output_stride: number(self.output.stride),
+            __bindgen_padding_0: Default::default(),
+        };
+        // A block a multiprocessor, and no more than there can be works.
+        let items = ATTENTION_PIECES * (self.output.rows / rows + self.num_groups.capacity);
+        let multiprocessors = on.stream().context().model().num_multiprocessors;
+        let grid = [multiprocessors.min(number(items * self.num_heads)), 1, 1];
+        // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views
+        // have room for, and tickets that there are counters and partials for.
+        unsafe { on.launch(&variant.kernel, grid, &params) }
     }
-    let heads = |matrix, box_rows| Heads { matrix, columns, box_rows };
-    let values = heads(op.qkv, keys);
-    let (key_map, key_tails) = match variant.key_form {
-        KeyForm::Uniform => (values.chunks()?, values.chunks()?),
-        KeyForm::Mixed => (values.part(0, 64, columns, 1)?, values.part(64, 16, columns, 1)?),
-    };
-    let params = abi::HopperAttentionParams {
-        queries: heads(op.qkv, ATTENTION_TILE).chunks()?,
-        keys: key_map,
-        key_tails,
-        values: values.chunks()?,
-        log2_multiplicity: logarithms(op.log2_multiplicity, keys)?,
-        output_tiles: heads(op.output, ATTENTION_TILE).chunks()?,
-        num_groups: op.num_items.pointer(),
-        groups: queries.groups.pointer(),
-        counters: queries.counters.pointer(),
-        partials: queries.partials.map_or(std::ptr::null_mut(), |partials| partials.pointer().cast()),
-        output: op.output.pointer(),
-        scale_log2: op.scale_log2(),
-        num_heads: number(op.num_heads),
-        output_stride: number(op.output.stride),
-        __bindgen_padding_0: Default::default(),
-    };
-    // A block a multiprocessor, and no more than there can be works.
-    let items = ATTENTION_PIECES * (op.output.rows / rows + op.num_items.capacity);
-    let multiprocessors = on.stream().context().model().num_multiprocessors;
-    let grid = [multiprocessors.min(number(items * op.num_heads)), 1, 1];
-    // SAFETY: the params are this kernel's, and the views were checked; groups name rows of the batch, which the views have
-    // room for, and tickets that there are counters and partials for.
-    unsafe { on.launch(&variant.kernel, grid, &params) }
 }
 
 #[cfg(test)]

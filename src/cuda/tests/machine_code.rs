@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use super::fatbin::{FATBINS, Fatbin, architectures};
+use crate::cuda::fatbin::{FATBINS, Fatbin, architectures};
 
 /// An entry function and its instructions, each with its modifiers and without predicate and operands:
 /// `HGMMA.64x256x16.F32.BF16`.

@@ -1,6 +1,6 @@
 //! What ptxas reports of each kernel: the ones that the time goes into keep all their values in registers.
 
-use super::fatbin::{FATBINS, architectures};
+use crate::cuda::fatbin::{FATBINS, architectures};
 
 /// Entry functions of the matrix products and of attention, and of their forms for one architecture, start so.
 const HOT: [&str; 5] = ["flash_attention", "layer_norm_linear", "linear_residual", "projection", "patch_embedding"];

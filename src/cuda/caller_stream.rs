@@ -7,21 +7,19 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::backend::CudaBackend;
 use super::batch::{BatchTables, Places};
 use super::driver::{Context, DeviceMemory, Event, ForeignStream, PinnedMemory, Stream};
-use super::replica::Replica;
 use crate::config::EncoderConfig;
 use crate::error::{CudaError, Error};
-use crate::plan::{Batch, BatchShape, Capacity};
+use crate::plan::{BatchShape, Capacity};
 
 /// Batches of device pixels that are on their way at once. Each keeps its descriptor in pinned memory until the GPU has
 /// fetched it: half a megabyte for eight tiles of the published model.
-pub(super) const CALLS_AHEAD: usize = 8;
+const CALLS_AHEAD: usize = 8;
 
-/// Where a call's work goes, and in which order.
+/// The caller's stream, which a call's work is put in order with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Order {
+pub(crate) struct CallerStream {
     pub(crate) stream: ForeignStream,
     /// An event to record behind it; null for none.
     pub(crate) done: *mut c_void,
@@ -36,7 +34,7 @@ pub(crate) struct Enqueued {
 
 /// Descriptors on their way to the GPU.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct DescriptorPool {
     entries: Vec<Entry>,
     next: usize,
     /// The caller's stream, where the compute stream may begin.
@@ -54,7 +52,7 @@ struct Entry {
     described: Option<(Capacity, BatchShape, Option<usize>)>,
 }
 
-impl Ring {
+impl DescriptorPool {
     /// Room for tables of so many bytes.
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
         let entry = || {
@@ -97,75 +95,19 @@ impl Ring {
     }
 
     /// The compute stream follows the caller's.
-    pub(super) fn enter(&self, order: &Order, compute: &Stream) -> Result<(), Error> {
-        compute.follow(&order.stream, &self.entered)
+    pub(super) fn enter(&self, caller: &CallerStream, compute: &Stream) -> Result<(), Error> {
+        compute.follow(&caller.stream, &self.entered)
     }
 
     /// The caller's stream follows the compute stream.
-    pub(super) fn leave(&self, order: &Order, compute: &Stream) -> Result<(), Error> {
+    pub(super) fn leave(&self, caller: &CallerStream, compute: &Stream) -> Result<(), Error> {
         self.left.record(compute)?;
-        order.stream.wait(&self.left)?;
-        if !order.done.is_null() {
+        caller.stream.wait(&self.left)?;
+        if !caller.done.is_null() {
             // SAFETY: the event is the caller's, who has promised that it lives.
             #[expect(unsafe_code, reason = "an event of the caller's")]
-            unsafe { order.stream.record_foreign(order.done) }?;
+            unsafe { caller.stream.record_foreign(caller.done) }?;
         }
         Ok(())
-    }
-}
-
-impl CudaBackend {
-    /// The context of GPU number `device` of this backend's.
-    pub(crate) fn context(&self, device: usize) -> &Arc<Context> {
-        self.replicas[device].context()
-    }
-
-    /// Enqueues batches whose pixels are on GPU number `device` of this backend's.
-    ///
-    /// # Errors
-    /// [`CudaError`]. After one, none of the batches is under way, and the caller's stream waits for nothing of ours.
-    pub(crate) fn enqueue(&mut self, device: usize, batches: &[Enqueued], order: &Order) -> Result<(), Error> {
-        if !batches.iter().all(|batch| self.replicas[device].has_room_for(&batch.shape)) {
-            self.land(device);
-        }
-        self.replicas[device].enqueue(batches, order)
-    }
-
-    /// Enqueues batches whose pixels are the host's, which are copied before this returns; each one's embeddings go to an
-    /// address of the GPU.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub(crate) fn enqueue_from_host(
-        &mut self,
-        device: usize,
-        batches: &[(Batch, u64)],
-        order: &Order,
-    ) -> Result<(), Error> {
-        if !batches.iter().all(|(batch, _)| self.replicas[device].has_room_for(&batch.shape)) {
-            self.land(device);
-        }
-        let slots = self.free_slots(device);
-        self.replicas[device].enqueue_from_host(&slots, batches, order)
-    }
-}
-
-impl Replica {
-    fn enqueue(&mut self, batches: &[Enqueued], order: &Order) -> Result<(), Error> {
-        self.require_usable()?;
-        let result = self.pass(batches.iter().map(|batch| &batch.shape), order, |replica, recorded, index| {
-            replica.compute_there(recorded, &batches[index])
-        });
-        self.note(result)
-    }
-
-    fn enqueue_from_host(&mut self, slots: &[usize], batches: &[(Batch, u64)], order: &Order) -> Result<(), Error> {
-        self.require_usable()?;
-        let shapes = batches.iter().map(|(batch, _)| &batch.shape);
-        let result = self.pass(shapes, order, |replica, recorded, index| {
-            let (batch, embeddings) = &batches[index];
-            replica.compute_by(slots[index % slots.len()], recorded, batch, *embeddings)
-        });
-        self.note(result)
     }
 }
