@@ -1,17 +1,17 @@
 //! A device that computes while the next batch is made ready: what is given when, and whose faults and results are whose.
 
-mod common;
-
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{noise, tiny_config};
 use tilesight::Error;
 use tilesight::batch::{Batcher, Compute, Devices, Failure, Inputs, Limits, Phase, Place, Reply, Report, Wait};
 use tilesight::encoder::{Encoded, Timing};
 use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
+
+use crate::noise::noise;
+use crate::tiny_config::tiny_config;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

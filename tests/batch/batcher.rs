@@ -1,16 +1,18 @@
 //! Many callers, one encoder: each gets its own rows and its own faults, whoever shares its batch.
 
-mod common;
-
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use common::{golden, noise, on_cpu, tiny_config};
 use tilesight::Error;
 use tilesight::batch::{Batcher, Compute, Devices, Failure, Inputs, Limits, Phase, Place, Refusal, Reply, Wait};
 use tilesight::encoder::{Encoded, Timing};
 use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
+
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+use crate::tiny_config::tiny_config;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

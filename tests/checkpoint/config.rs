@@ -1,12 +1,20 @@
 //! The encoder's parameters: the published geometries have the published sizes, and every rule that is broken has an
 //! error of its own.
 
-mod common;
-
-use common::{config_refusal as refusal, tiny_config as tiny};
-use tilesight::EncoderConfig;
 use tilesight::checkpoint::{NameFormat, expected_tensors};
 use tilesight::error::ConfigError;
+use tilesight::{EncoderConfig, Error};
+
+use crate::tiny_config::tiny_config as tiny;
+
+/// What is wrong with a configuration, where something is.
+#[track_caller]
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> ConfigError {
+    match result {
+        Err(Error::Config(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
 
 /// `tiny` with one change.
 #[track_caller]

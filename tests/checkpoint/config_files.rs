@@ -1,15 +1,16 @@
 //! Both forms of `config.json` are read, what they ask for beyond the encoder is refused, and no text makes the reader
 //! panic.
 
-mod common;
-
 use std::path::Path;
 
-use common::{config_refusal as refusal, golden, tiny_config as tiny};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tilesight::error::ConfigError;
 use tilesight::{EncoderConfig, Error};
+
+use crate::config::refusal;
+use crate::golden_data::golden;
+use crate::tiny_config::tiny_config as tiny;
 
 fn parse(json: &Value) -> Result<EncoderConfig, Error> {
     EncoderConfig::from_json(&json.to_string(), Path::new("config.json"))

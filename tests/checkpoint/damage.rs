@@ -1,18 +1,17 @@
 //! Whatever is wrong with a checkpoint's files has an error of its own that names the file, and nothing panics.
 
-mod common;
-mod stored;
-
 use std::collections::BTreeMap;
 
-use common::golden;
 use serde_json::json;
-use stored::{
+use tilesight::checkpoint::Checkpoint;
+use tilesight::error::CheckpointError;
+
+use crate::checkpoints::{
     Stored, Weights, assert_matches, folder, raw, read_weights, refusal, refused_to_open, tiny, write, write_index,
     write_raw, write_shards,
 };
-use tilesight::checkpoint::Checkpoint;
-use tilesight::error::CheckpointError;
+use crate::golden_data::golden;
+use crate::on_cpu::on_cpu;
 
 const BIAS: &str = "clip.ln_pre.bias";
 const WEIGHT: &str = "clip.ln_pre.weight";
@@ -51,7 +50,7 @@ fn weights_without_a_configuration() {
     let path = folder.path().join("model.safetensors");
     write(&tiny(), &path);
     for asked in [path.as_path(), folder.path()] {
-        let refusal = refusal(common::on_cpu().model(asked).build().map(|_| ()));
+        let refusal = refusal(on_cpu().model(asked).build().map(|_| ()));
         assert_matches!(refusal, CheckpointError::NoConfig { path: named } if named == folder.path());
     }
 }

@@ -1,17 +1,19 @@
 //! The same weights are the same encoder, bit for bit, in every name family, layout, set of files and element type.
 
-mod common;
-mod stored;
-
 use std::path::Path;
 
-use common::{Case, F32_LIMIT, assert_close, golden};
 use safetensors::Dtype;
-use stored::{
-    Stored, Weights, config, folder, tiny, to_hugging_face, to_meta, to_ranks, with_names, write, write_shards,
-};
 use tilesight::checkpoint::{Checkpoint, NameFormat};
 use tilesight::plan::Semantics;
+
+use crate::checkpoints;
+use crate::checkpoints::{
+    Stored, Weights, config, folder, tiny, to_hugging_face, to_meta, to_ranks, with_names, write, write_shards,
+};
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::on_cpu::on_cpu;
 
 /// The embeddings of a golden case of `tiny` from the weights at `path`.
 fn embeddings(path: &Path, semantics: Semantics) -> Vec<f32> {
@@ -19,7 +21,7 @@ fn embeddings(path: &Path, semantics: Semantics) -> Vec<f32> {
         Semantics::Torchtune => "tiny/case1.safetensors",
         Semantics::Meta => "tiny/meta0.safetensors",
     };
-    let encoder = common::on_cpu().model(path).config(config()).semantics(semantics).threads(1);
+    let encoder = on_cpu().model(path).config(config()).semantics(semantics).threads(1);
     let case = Case::read(&golden(file));
     encoder.build().unwrap().encode_pixels(&case.pixels()).unwrap().embeddings
 }
@@ -90,7 +92,7 @@ fn semantics_follow_the_names() {
     let path = folder.path().join("model.safetensors");
     let semantics = |weights: &Weights| {
         write(weights, &path);
-        common::on_cpu().model(&path).config(config()).threads(1).build().unwrap().semantics()
+        on_cpu().model(&path).config(config()).threads(1).build().unwrap().semantics()
     };
     assert_eq!(semantics(&tiny()), Semantics::Torchtune);
     assert_eq!(semantics(&to_meta(&tiny())), Semantics::Meta);
@@ -185,7 +187,7 @@ fn tensors_may_lie_at_odd_addresses() {
     for spaces in 1..4 {
         let header = format!("{}{}", std::str::from_utf8(header).unwrap(), " ".repeat(spaces));
         let path = folder.path().join(format!("{spaces}.safetensors"));
-        stored::write_raw(&header, data, &path);
+        checkpoints::write_raw(&header, data, &path);
         assert!(embeddings(&path, Semantics::Torchtune) == expected, "{spaces} bytes off");
     }
 }

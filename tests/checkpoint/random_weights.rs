@@ -1,19 +1,19 @@
 //! Random weights: one seed is one encoder in every layout, nothing in it is hidden behind a zero, and what is written
 //! is read back as it was asked for.
 
-mod common;
-mod stored;
-
 use std::path::Path;
 use std::sync::Mutex;
 
-use common::{Case, noise};
 use safetensors::Dtype as StoredDtype;
-use stored::{Family, Weights, read_weights, renamed, to_hugging_face, to_meta};
 use tempfile::TempDir;
 use tilesight::checkpoint::{Checkpoint, NameFormat, RandomWeights, demo_config, expected_tensors};
 use tilesight::plan::Semantics;
 use tilesight::{Dtype, EncoderConfig};
+
+use crate::checkpoints::{Family, Weights, read_weights, renamed, to_hugging_face, to_meta};
+use crate::golden_cases::Case;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
 
 const FORMATS: [NameFormat; 3] = [NameFormat::Torchtune, NameFormat::Meta, NameFormat::HuggingFace];
 
@@ -46,7 +46,7 @@ fn pixels() -> Case {
 }
 
 fn embeddings(checkpoint: Checkpoint, semantics: Semantics) -> Vec<f32> {
-    let encoder = common::on_cpu().checkpoint(checkpoint).config(config()).semantics(semantics).threads(1);
+    let encoder = on_cpu().checkpoint(checkpoint).config(config()).semantics(semantics).threads(1);
     encoder.build().unwrap().encode_pixels(&pixels().pixels()).unwrap().embeddings
 }
 
@@ -136,7 +136,7 @@ fn the_configuration_comes_back() {
             let folder = written(&config, Dtype::Bf16, 0, format);
             let read = EncoderConfig::from_file(&folder.path().join("config.json")).unwrap();
             assert_eq!(read, config.clone().validated().unwrap(), "{format}");
-            let encoder = common::on_cpu().model(folder.path()).threads(1).build().unwrap();
+            let encoder = on_cpu().model(folder.path()).threads(1).build().unwrap();
             assert_eq!(*encoder.config(), read);
         }
     }

@@ -1,19 +1,23 @@
 //! Position tables saved for other tiles are resized as torchtune's loader does it, and tables that have no grid are
 //! refused.
 
-mod common;
-mod stored;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Case, F32_LIMIT, Tensor, assert_close, difference, golden, read};
 use safetensors::Dtype;
 use serde_json::Value;
-use stored::{Stored, Weights, read_weights, renamed, write};
 use tilesight::checkpoint::{Checkpoint, TokenPositions, VisionWeights};
 use tilesight::error::CheckpointError;
 use tilesight::{EncoderConfig, Error};
+
+use crate::checkpoints;
+use crate::checkpoints::{Stored, Weights, read_weights, renamed, write};
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::difference::difference;
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::golden_tensors::{Tensor, read};
+use crate::on_cpu::on_cpu;
 
 const LOCAL: &str = "clip.token_pos_embedding.local_token_positional_embedding";
 const GLOBAL: &str = "clip.token_pos_embedding.global_token_positional_embedding";
@@ -152,7 +156,7 @@ fn the_whole_encoder_with_other_tiles() {
     let config = EncoderConfig::from_file(&golden("resize/tiny/config.json")).unwrap();
     let reference = &case.tensors["out_f64"].values;
     let run = |path: &Path| {
-        let encoder = common::on_cpu().model(path).config(config.clone()).threads(1);
+        let encoder = on_cpu().model(path).config(config.clone()).threads(1);
         encoder.semantics(tilesight::plan::Semantics::Torchtune).build().unwrap().encode_pixels(&case.pixels())
     };
     // The reference resized in float64; tables in the file's bf16 would be rounded once more.
@@ -164,12 +168,12 @@ fn the_whole_encoder_with_other_tiles() {
     let expected = run(&path).unwrap().embeddings;
     assert_close("f32 tables", &expected, reference, F32_LIMIT);
     // Meta's tables have the same form.
-    write(&stored::to_meta(&wide), &path);
+    write(&checkpoints::to_meta(&wide), &path);
     assert!(run(&path).unwrap().embeddings == expected, "Meta's names");
     // As they are stored, in bf16, the resized tables are rounded to 2^-9 of their size, and the embeddings show it.
     let rounded = run(&golden("tiny")).unwrap().embeddings;
     let found = difference(&rounded, reference);
-    assert!(found.max < 1e-2, "{found:?}");
+    assert!(found.max < 1e-2, "{found}");
 }
 
 #[test]
@@ -199,8 +203,8 @@ fn tables_without_a_grid_are_refused() {
         }
     }
     // Under Meta's names the error speaks Meta's.
-    let mut weights = stored::to_meta(&tiny);
-    let name = renamed(GLOBAL, stored::Family::Meta);
+    let mut weights = checkpoints::to_meta(&tiny);
+    let name = renamed(GLOBAL, checkpoints::Family::Meta);
     weights.insert(name.clone(), zeros(&[4, 4, 7, 160]));
     let refusal = load(&weights, &config);
     assert!(matches!(&refusal, Err(Error::Checkpoint(CheckpointError::Resize { tensor, .. })) if *tensor == name));

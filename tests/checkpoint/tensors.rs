@@ -1,18 +1,18 @@
 //! A checkpoint whose tensors are not those of the configuration is refused by an error that names the tensor as the
 //! checkpoint does, and nothing is guessed.
 
-mod common;
-mod stored;
-
-use common::golden;
 use safetensors::Dtype;
-use stored::{
-    Stored, Weights, assert_matches, config, folder, refusal, refused_to_open, tiny, to_hugging_face, to_meta,
-    to_ranks, with_names, write,
-};
 use tilesight::checkpoint::{Checkpoint, VisionWeights};
 use tilesight::error::CheckpointError;
 use tilesight::{EncoderConfig, Error};
+
+use crate::checkpoints::{
+    Stored, Weights, assert_matches, config, folder, refusal, refused_to_open, tiny, to_hugging_face, to_meta,
+    to_ranks, with_names, write,
+};
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::on_cpu::on_cpu;
 
 /// Why weights with these tensors do not load as `tiny`.
 #[track_caller]
@@ -218,7 +218,7 @@ fn a_configuration_that_no_memory_can_hold() {
 fn weights_that_are_not_finite_are_noticed() {
     let folder = folder();
     let path = folder.path().join("model.safetensors");
-    let case = common::Case::read(&golden("tiny/case0.safetensors"));
+    let case = Case::read(&golden("tiny/case0.safetensors"));
     for value in [f32::NAN, f32::INFINITY] {
         let mut weights = tiny();
         let bias = weights.get_mut("projection.output.bias").unwrap();
@@ -226,7 +226,7 @@ fn weights_that_are_not_finite_are_noticed() {
         values[17] = value;
         *bias = Stored::of_f32(&values, &[96]);
         write(&weights, &path);
-        let mut encoder = common::on_cpu().model(&path).config(config()).threads(1).build().unwrap();
+        let mut encoder = on_cpu().model(&path).config(config()).threads(1).build().unwrap();
         assert_matches!(encoder.encode_pixels(&case.pixels()), Err(Error::NotFinite { index: 17 }));
     }
 }

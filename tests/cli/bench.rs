@@ -1,15 +1,14 @@
 //! `tilesight bench` and `tilesight profile` as their users meet them. Times are looked at for sense, not for speed.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::golden;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tilesight::image::{Image, Limits};
 use tilesight::{Device, Encoder};
+
+use crate::golden_data::golden;
 
 fn tilesight(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tilesight")).args(arguments).output().unwrap()

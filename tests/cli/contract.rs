@@ -1,12 +1,15 @@
 //! The command line as a contract: forms, files, exit codes, and what a person is told.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{F32_LIMIT, assert_close, golden, read};
+use tilesight::Pixels;
 use tilesight::image::{Image, Limits};
+
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::golden_data::golden;
+use crate::golden_tensors::read;
+use crate::on_cpu::on_cpu;
 
 fn tilesight(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
@@ -67,7 +70,7 @@ fn pictures_to_safetensors() {
     assert_eq!(tensors["num_tiles"].i64(), [3, 1]);
     assert_eq!(tensors["aspect_ratio"].i64(), [1, 3, 1, 1]);
     assert_eq!(tensors["embeddings"].shape, [4 * 5, 32]);
-    let encoder = common::on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
     let content_hash = |picture: &PathBuf| {
         let image = Image::decode(&std::fs::read(picture).unwrap(), &Limits::default()).unwrap();
         *encoder.identity().content_hash(&image.digest(), Some(encoder.preprocessor().unwrap())).as_bytes()
@@ -82,9 +85,10 @@ fn pictures_to_safetensors() {
     }
     // transformers 4 made its own pixels of the same files, with Pillow; the rows are those of the real tiles.
     let v4 = read(&golden("hf_tiny/expected_v4.safetensors"));
-    let case = common::Case::new(v4["pixel_values"].f32(), [2, 1, 4, 3, 28, 28], Some(vec![[1, 3], [1, 1]]));
-    let mut encoder = common::on_cpu().model(golden("hf_tiny")).build().unwrap();
-    let all = encoder.encode_pixels(&case.pixels()).unwrap().embeddings;
+    let values = v4["pixel_values"].f32();
+    let pixels = Pixels { images: &values, shape: [2, 1, 4, 3, 28, 28], aspect_ratio: Some(&[[1, 3], [1, 1]]) };
+    let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
+    let all = encoder.encode_pixels(&pixels).unwrap().embeddings;
     let tile = 5 * 32;
     let real: Vec<f64> = [&all[..3 * tile], &all[4 * tile..5 * tile]].concat().iter().map(|x| f64::from(*x)).collect();
     assert_close("embeddings", &tensors["embeddings"].f32(), &real, 1e-7);

@@ -1,8 +1,6 @@
 //! `--model OWNER/NAME`: only the configuration and the shards with tensors of the encoder are fetched. The hub is a
 //! small server of this test's own.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::golden;
+use crate::golden_data::golden;
 
 type Requests = Arc<Mutex<BTreeSet<String>>>;
 

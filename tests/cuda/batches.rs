@@ -1,18 +1,18 @@
 //! On a GPU, or on the simulated one, a result depends on its image alone: not on the batch it was in, its place there,
 //! the tile budget, the number of GPUs, or the run, to the bit.
 
-mod common;
-mod forms;
-mod pictures;
-
-use common::{difference, noise};
-use forms::{forms, fused};
-use pictures::{alone, assert_same_bits, encode, pictures};
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::encoder::EncoderBuilder;
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels, Pixels, Tune};
+
+use crate::difference::difference;
+use crate::fused_kernels::fused_kernels;
+use crate::kernel_sets;
+use crate::noise::noise;
+use crate::ragged_tiles::{alone, assert_same_bits, encode, pictures};
+use crate::trace::trace;
 
 const BOTH: [Semantics; 2] = [Semantics::Torchtune, Semantics::Meta];
 
@@ -46,7 +46,7 @@ struct Choice {
 
 impl Choice {
     fn of(semantics: Semantics) -> Self {
-        Self { semantics, dtype: Dtype::Bf16, kernels: fused(), gpus: vec![0], max_batch_tiles: 64 }
+        Self { semantics, dtype: Dtype::Bf16, kernels: fused_kernels(), gpus: vec![0], max_batch_tiles: 64 }
     }
 
     fn builder(&self, config: &EncoderConfig) -> EncoderBuilder {
@@ -85,7 +85,7 @@ fn alone_is_in_a_batch() {
 #[test]
 fn every_run_is_the_last_whatever_ran_between() {
     let pictures = pictures(&config());
-    for &kernels in forms() {
+    for &kernels in kernel_sets() {
         let mut encoder = Choice { kernels, ..Choice::of(Semantics::Meta) }.encoder(&config());
         let first = encode(&mut encoder, &pictures);
         // Other batches in between leave other values in the arena, and other shapes other graphs.
@@ -139,7 +139,7 @@ fn what_an_observer_sees_ends_in_what_the_graph_gives() {
     let choice = Choice::of(Semantics::Meta);
     let expected = encode(&mut choice.encoder(&config()), pictures);
     let mut encoder = choice.encoder(&config());
-    let trace = common::trace(&mut encoder);
+    let trace = trace(&mut encoder);
     assert_same_bits("step by step", &encode(&mut encoder, pictures), &expected);
     let trace = trace.lock().unwrap();
     let plan = trace.plan.as_ref().unwrap();
@@ -153,7 +153,7 @@ fn what_an_observer_sees_ends_in_what_the_graph_gives() {
 #[test]
 fn an_observer_may_use_another_gpu() {
     let picture = &pictures(&config())[..1];
-    for &kernels in forms() {
+    for &kernels in kernel_sets() {
         let choice = Choice { kernels, ..Choice::of(Semantics::Torchtune) };
         let mut encoder = choice.encoder(&config());
         let expected = encode(&mut encoder, picture);
@@ -198,7 +198,7 @@ fn the_oddest_models_agree_with_the_cpu() {
                 .unwrap()
                 .encode_pixels(&pixels);
             let expected: Vec<f64> = expected.unwrap().embeddings.into_iter().map(f64::from).collect();
-            for &kernels in forms() {
+            for &kernels in kernel_sets() {
                 let mut encoder = Choice { kernels, ..choice.clone() }.encoder(&config);
                 let found = encoder.encode_pixels(&pixels).unwrap();
                 let error = difference(&found.embeddings, &expected).frobenius;

@@ -1,5 +1,5 @@
 //! Another engine on the same GPU: its own handles, by the driver alone.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![expect(unsafe_code, reason = "the driver is called as it is")]
 
 use std::ffi::c_void;
 

@@ -1,13 +1,11 @@
 //! What the command line makes of a GPU: which kernels it plans, and that a benchmark launches what it names. Needs the
 //! simulated device: `scripts/on-simulator cargo test --features cuda`.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::golden;
+use crate::golden_data::golden;
 
 /// The program on a simulated device of this compute capability.
 fn on_device(capability: &str, arguments: &[&str]) -> Command {

@@ -2,19 +2,17 @@
 //! the order of the stream, and without the host's waiting for it.
 #![expect(unsafe_code, reason = "another engine vouches for its handles and its memory")]
 
-mod common;
-mod foreign;
-mod forms;
-
-use common::noise;
-use foreign::{Engine, Memory, Pinned, Stream};
-use forms::{forms, fused};
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::encoder::{DeviceEmbeddings, DevicePixels, Padding, RawStream};
 use tilesight::error::InputError;
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Error, Kernels, Pixels};
+
+use crate::caller::{Engine, Memory, Pinned, Stream};
+use crate::fused_kernels::fused_kernels;
+use crate::kernel_sets;
+use crate::noise::noise;
 
 const BOTH: [Semantics; 2] = [Semantics::Torchtune, Semantics::Meta];
 
@@ -95,7 +93,7 @@ fn enqueue(encoder: &mut Encoder, pixels: &DevicePixels, output: &Memory, stream
 #[test]
 fn pixels_of_every_type_give_the_same_bits_in_the_streams_order() {
     for semantics in BOTH {
-        for &kernels in forms() {
+        for &kernels in kernel_sets() {
             for padding in [Padding::AsGiven, Padding::Zeros] {
                 let values = pixels(1, padding);
                 // 64 tiles are one batch, 4 are several.
@@ -123,7 +121,7 @@ fn pixels_of_every_type_give_the_same_bits_in_the_streams_order() {
 #[test]
 fn pictures_of_the_host_go_to_the_callers_memory() {
     for semantics in BOTH {
-        let mut encoder = encoder(&[0], fused(), semantics, 5);
+        let mut encoder = encoder(&[0], fused_kernels(), semantics, 5);
         let tile = config().tile_len();
         let cut = |seed: u64, aspect_ratio: [usize; 2]| Tiles {
             aspect_ratio,
@@ -152,7 +150,7 @@ fn pictures_of_the_host_go_to_the_callers_memory() {
 
 #[test]
 fn many_calls_are_ahead_of_the_gpu_on_streams_that_take_turns() {
-    let mut encoder = encoder(&[0], fused(), Semantics::Meta, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Meta, 64);
     let inputs: Vec<Vec<f32>> = (0..20).map(|seed| pixels(seed, Padding::Zeros)).collect();
     let expected: Vec<Vec<f32>> = inputs.iter().map(|values| expected(&mut encoder, values)).collect();
     let engine = Engine::new(0);
@@ -179,7 +177,7 @@ fn many_calls_are_ahead_of_the_gpu_on_streams_that_take_turns() {
 
 #[test]
 fn an_event_of_the_callers_is_recorded_behind_the_work() {
-    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let values = pixels(7, Padding::AsGiven);
     let expected = expected(&mut encoder, &values);
     let engine = Engine::new(0);
@@ -200,7 +198,7 @@ fn an_event_of_the_callers_is_recorded_behind_the_work() {
 
 #[test]
 fn default_streams_are_streams_too() {
-    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let values = pixels(8, Padding::AsGiven);
     let expected = expected(&mut encoder, &values);
     let engine = Engine::new(0);
@@ -219,7 +217,7 @@ fn default_streams_are_streams_too() {
 
 #[test]
 fn batches_of_all_kinds_are_under_way_together() {
-    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let (first, second) = (pixels(1, Padding::AsGiven), pixels(2, Padding::AsGiven));
     let expected = [&first, &second].map(|values| expected(&mut encoder, values));
     let tile = config().tile_len();
@@ -248,12 +246,12 @@ fn batches_of_all_kinds_are_under_way_together() {
 #[test]
 fn encoders_of_several_threads_share_a_gpu() {
     let values: Vec<Vec<f32>> = (0..4).map(|seed| pixels(seed, Padding::AsGiven)).collect();
-    let mut one = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut one = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let expected: Vec<Vec<f32>> = values.iter().map(|values| expected(&mut one, values)).collect();
     std::thread::scope(|scope| {
         for (values, expected) in values.iter().zip(&expected) {
             scope.spawn(|| {
-                let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+                let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
                 let engine = Engine::new(0);
                 let stream = engine.stream();
                 let (input, output) = (engine.memory(values.len() * 4), engine.memory(output_bytes()));
@@ -274,7 +272,7 @@ fn a_dropped_encoder_has_done_its_work() {
     let engine = Engine::new(0);
     let stream = engine.stream();
     let (input, output) = (engine.memory(values.len() * 4), engine.memory(output_bytes()));
-    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let expected = expected(&mut encoder, &values);
     engine.bind();
     stream.upload(&values, &input);
@@ -297,7 +295,7 @@ fn refusal(encoder: &mut Encoder, pixels: &DevicePixels, output: DeviceEmbedding
 #[test]
 fn what_cannot_be_used_is_refused_and_the_next_call_is_right() {
     let values = pixels(4, Padding::AsGiven);
-    let mut encoder = encoder(&[0], fused(), Semantics::Torchtune, 64);
+    let mut encoder = encoder(&[0], fused_kernels(), Semantics::Torchtune, 64);
     let expected = expected(&mut encoder, &values);
     let (engine, other) = (Engine::new(0), Engine::new(1));
     let stream: Stream = engine.stream();

@@ -1,17 +1,18 @@
 //! The encoder on a GPU, or on the simulated one, against float64: never further off than torch is in the same element
 //! type, on every golden case, in both semantics, with every form of the kernels.
 
-mod common;
-mod forms;
-mod stored;
-
 use std::collections::BTreeMap;
 
-use common::{Case, difference, golden, read};
-use forms::forms;
+use safetensors::tensor::TensorView;
 use tilesight::encoder::EncoderBuilder;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Kernels};
+
+use crate::difference::difference;
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::golden_tensors::read;
+use crate::kernel_sets;
 
 /// A golden case, and how far torch's own result is from the reference in each element type, in the Frobenius norm.
 struct Recorded {
@@ -69,9 +70,13 @@ fn encoder(set: &str, semantics: Semantics, dtype: Dtype, kernels: Kernels) -> E
     let config = EncoderConfig::from_file(&golden(set).join("config.json")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let stored = stored::read_weights(&golden(weights).join("model.safetensors"));
-    let wide = stored.iter().map(|(name, stored)| (name.clone(), stored.cast(safetensors::Dtype::F32)));
-    stored::write(&wide.collect(), &path);
+    let weights = read(&golden(weights).join("model.safetensors"));
+    let wide: BTreeMap<&String, Vec<u8>> =
+        weights.iter().map(|(name, tensor)| (name, bytemuck::cast_slice(&tensor.f32()).to_vec())).collect();
+    let views = weights.iter().map(|(name, tensor)| {
+        (name, TensorView::new(safetensors::Dtype::F32, tensor.shape.clone(), &wide[name]).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &path).unwrap();
     build(Encoder::builder().model(path).config(config))
 }
 
@@ -90,7 +95,7 @@ fn check(dtype: Dtype) {
     let all = recorded();
     assert!(all.len() >= 27, "only {} cases were found", all.len());
     let mut failures = Vec::new();
-    for &kernels in forms() {
+    for &kernels in kernel_sets() {
         let mut groups: BTreeMap<String, Squares> = BTreeMap::new();
         for recorded in &all {
             let mut encoder = encoder(&recorded.set, recorded.semantics, dtype, kernels);

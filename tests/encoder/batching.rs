@@ -1,14 +1,15 @@
 //! A result depends on its image alone: not on the batch it was in, its place there, the tile budget, the number of
 //! threads, the run, or what else runs beside it, to the bit. Computing equal rows once changes it by roundings only.
 
-mod common;
-mod pictures;
-
-use common::{Case, F32_LIMIT, assert_close, noise};
-use pictures::{alone, assert_same_bits, encode, pictures};
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::plan::Semantics;
 use tilesight::{Dtype, Encoder, EncoderConfig};
+
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::golden_cases::Case;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+use crate::ragged_tiles::{alone, assert_same_bits, encode, pictures};
 
 const BOTH: [Semantics; 2] = [Semantics::Torchtune, Semantics::Meta];
 
@@ -55,7 +56,7 @@ impl Choice {
     }
 
     fn encoder(self, config: &EncoderConfig) -> Encoder {
-        common::on_cpu()
+        on_cpu()
             .checkpoint(RandomWeights::new(config, self.dtype, 5).unwrap().in_memory())
             .config(config.clone())
             .semantics(self.semantics)

@@ -1,11 +1,12 @@
 //! The comparer that every golden test trusts says no when it must: to a wrong sign, zeros, NaN, infinity, a single
 //! wrong element, a wrong scale, a wrong length, and to a reference that proves nothing.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{F32_LIMIT, assert_close, difference, golden, read};
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::difference::difference;
+use crate::golden_data::golden;
+use crate::golden_tensors::read;
 
 /// A golden output, and the same values as f32.
 fn reference() -> (Vec<f64>, Vec<f32>) {
@@ -95,5 +96,5 @@ fn the_difference_names_the_worst_element() {
     let off = (f64::from(result[17]) - reference[17]).abs();
     assert_eq!(found.max, off / largest);
     let norm = reference.iter().map(|x| x * x).sum::<f64>().sqrt();
-    assert!((found.frobenius * norm / off - 1.0).abs() < 1e-6, "one element off is the whole difference: {found:?}");
+    assert!((found.frobenius * norm / off - 1.0).abs() < 1e-6, "one element off is the whole difference: {found}");
 }

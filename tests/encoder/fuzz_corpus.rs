@@ -1,6 +1,6 @@
 //! Every file that a fuzz target was given to start from, or once failed on, passes.
 
-#[path = "../fuzz/targets.rs"]
+#[path = "../../fuzz/targets.rs"]
 mod targets;
 
 use std::path::Path;

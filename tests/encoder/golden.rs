@@ -1,20 +1,18 @@
 //! Every stage and every output of every golden encoder, in both semantics, within float32's reach of float64.
 
-mod common;
-
-use common::{Case, F32_LIMIT, Trace, assert_close, golden, read, trace};
 use tilesight::Encoder;
 use tilesight::plan::{Plan, Semantics, SequenceLayout, Stack};
 
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::difference::difference;
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::golden_tensors::read;
+use crate::on_cpu::on_cpu;
+use crate::trace::{Trace, trace};
+
 fn encoder(set: &str, semantics: Semantics, collapse: bool) -> Encoder {
-    common::on_cpu()
-        .model(golden(set))
-        .semantics(semantics)
-        .collapse(collapse)
-        .max_batch_tiles(64)
-        .threads(2)
-        .build()
-        .unwrap()
+    on_cpu().model(golden(set)).semantics(semantics).collapse(collapse).max_batch_tiles(64).threads(2).build().unwrap()
 }
 
 /// Where a golden stage is found: which step writes it, and in which rows.
@@ -131,7 +129,7 @@ fn hugging_face_checkpoint_with_metas_rule() {
     let exact = read(&golden("hf_tiny/expected_meta_f64.safetensors"));
     let shape = pixels.shape.clone().try_into().unwrap();
     let case = Case::new(pixels.f32(), shape, Some(vec![[1, 3], [1, 1]]));
-    let mut encoder = common::on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
+    let mut encoder = on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
     assert_eq!(encoder.semantics(), Semantics::Meta, "Hugging Face's names mean Meta's semantics");
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
     assert_close("transformers 4.53.3", &found.embeddings, &expected.values, F32_LIMIT);
@@ -151,13 +149,13 @@ fn the_late_hidden_states_are_told_apart() {
     let late = read(&golden("hf_tiny/expected_v5.safetensors"))["cross_attention_states"].clone();
     let shape = pixels.shape.clone().try_into().unwrap();
     let case = Case::new(pixels.f32(), shape, Some(vec![[1, 3], [1, 1]]));
-    let mut encoder = common::on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
+    let mut encoder = on_cpu().model(golden("hf_tiny")).threads(2).build().unwrap();
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
-    assert!(common::difference(&found.embeddings, &late.values).max > 0.1);
+    assert!(difference(&found.embeddings, &late.values).max > 0.1);
     // Raised by one, our indices give the late rule's states.
     let mut config = encoder.config().clone();
     config.clip_hidden_states.iter_mut().for_each(|index| *index += 1);
-    let mut encoder = common::on_cpu().model(golden("hf_tiny")).config(config).threads(2).build().unwrap();
+    let mut encoder = on_cpu().model(golden("hf_tiny")).config(config).threads(2).build().unwrap();
     let found = encoder.encode_pixels(&case.pixels()).unwrap();
     assert_close("transformers 5.23.0", &found.embeddings, &late.values, F32_LIMIT);
 }

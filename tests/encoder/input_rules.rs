@@ -1,19 +1,22 @@
 //! What an encoder takes and what it refuses: every row of torchtune's input rules, in both semantics where they
 //! differ. After a refusal the next call is right.
 
-mod common;
-
-use common::{Case, F32_LIMIT, assert_close, golden, noise};
 use tilesight::error::InputError;
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Encoder, Error, Pixels};
 
+use crate::closeness::{F32_LIMIT, assert_close};
+use crate::golden_cases::Case;
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+
 /// Tile side and channels of the golden set `tiny`.
 const SIDE: usize = 28;
 
 fn encoder(set: &str, semantics: Semantics) -> Encoder {
-    common::on_cpu().model(golden(set)).semantics(semantics).threads(1).build().unwrap()
+    on_cpu().model(golden(set)).semantics(semantics).threads(1).build().unwrap()
 }
 
 /// An encoder of `tiny`, and the golden case that it must still get right after whatever was asked of it.

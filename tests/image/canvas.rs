@@ -1,11 +1,10 @@
 //! The canvas and the resized picture's size are those of torchtune and of Hugging Face, for two thousand sizes.
 
-mod images;
-
-use images::{Golden, seeded_numbers};
 use tilesight::config::aspect_ratios;
 use tilesight::error::{Error, ImageError};
 use tilesight::image::{Canvas, Preprocess, choose_canvas};
+
+use crate::golden_images::{Golden, seeded_numbers};
 
 #[test]
 fn canvas_and_size_are_the_references() {

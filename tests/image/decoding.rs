@@ -1,16 +1,15 @@
 //! Pictures of every kind decode to what Pillow 12 makes of them, bit for bit. `tests/golden/make_images.py` wrote
 //! the pictures and the expected values.
 
-mod images;
-
-use images::Golden;
 use tilesight::image::{Image, Limits};
+
+use crate::golden_images::{Golden, files_to_decode};
 
 #[test]
 fn every_format_and_variant_decodes_as_in_pillow() {
     let expected = Golden::read("decoded.safetensors");
     let mut wrong = Vec::new();
-    let files = images::files_to_decode();
+    let files = files_to_decode();
     assert!(files.len() > 200, "found only {} pictures", files.len());
     for (name, bytes) in files {
         let image = match Image::decode(&bytes, &Limits::default()) {

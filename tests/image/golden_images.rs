@@ -1,18 +1,14 @@
 //! The golden data of the picture tests, which `tests/golden/make_images.py` wrote.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-/// A file of `tests/golden`.
-pub fn golden_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
+use crate::golden_data::golden;
 
 /// The small pictures of every kind, in the order of their names.
 pub fn files_to_decode() -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(golden_path("images/decode"))
+    let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(golden("images/decode"))
         .unwrap()
         .map(|entry| entry.unwrap())
         .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
@@ -29,7 +25,7 @@ pub struct Golden {
 impl Golden {
     /// A file of `tests/golden/images`.
     pub fn read(name: &str) -> Self {
-        Self::read_from(&golden_path("images").join(name))
+        Self::read_from(&golden("images").join(name))
     }
 
     pub fn read_from(path: &Path) -> Self {

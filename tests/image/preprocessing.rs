@@ -1,21 +1,21 @@
 //! Pixel values are those of the references: torchtune's `CLIPImageTransform` in float32 and in bfloat16, and the
 //! `MllamaImageProcessor` of transformers 4.
 
-mod images;
-
-use images::{Golden, golden_path, picture};
 use tilesight::EncoderConfig;
 use tilesight::error::{ConfigError, Error, ImageError};
 use tilesight::image::{
     CLIP_MEAN, CLIP_STD, Image, Limits, Preprocess, Preprocessor, Tiles, resize_float32, resize_uint8,
 };
 
+use crate::golden_data::golden;
+use crate::golden_images::{Golden, picture};
+
 fn config(tile_size: usize) -> EncoderConfig {
     EncoderConfig { tile_size, ..EncoderConfig::preset("11b").unwrap() }
 }
 
 fn decode(path: &str) -> Image {
-    Image::decode(&std::fs::read(golden_path(path)).unwrap(), &Limits::default()).unwrap()
+    Image::decode(&std::fs::read(golden(path)).unwrap(), &Limits::default()).unwrap()
 }
 
 /// How many values differ and by how much, if any do.
@@ -63,7 +63,7 @@ fn resized_values_are_torchvisions() {
 
 #[test]
 fn tiny_pictures_are_torchtunes() {
-    let golden = Golden::read_from(&golden_path("hf_tiny/expected_torchtune.safetensors"));
+    let golden = Golden::read_from(&golden("hf_tiny/expected_torchtune.safetensors"));
     for k in 0..2 {
         let image = decode(&format!("hf_tiny/image{k}.png"));
         let aspect_ratio = golden.i64(&format!("image{k}.aspect_ratio")).1;
@@ -83,15 +83,15 @@ fn tiny_pictures_are_torchtunes() {
 
 #[test]
 fn tiny_pictures_are_those_of_transformers_4() {
-    let golden = Golden::read_from(&golden_path("hf_tiny/expected_v4.safetensors"));
-    let (shape, expected) = golden.f32("pixel_values");
+    let expected = Golden::read_from(&golden("hf_tiny/expected_v4.safetensors"));
+    let (shape, values) = expected.f32("pixel_values");
     assert_eq!(shape, [2, 1, 4, 3, 28, 28]);
-    let ids = golden.i64("aspect_ratio_ids").1;
+    let ids = expected.i64("aspect_ratio_ids").1;
     let preprocessor = Preprocessor::new(&config(28), Preprocess::Pil)
         .unwrap()
-        .with_config_file(&golden_path("hf_tiny/preprocessor_config.json"))
+        .with_config_file(&golden("hf_tiny/preprocessor_config.json"))
         .unwrap();
-    for (k, expected) in expected.chunks_exact(4 * 3 * 28 * 28).enumerate() {
+    for (k, expected) in values.chunks_exact(4 * 3 * 28 * 28).enumerate() {
         let Tiles { aspect_ratio, pixels } = preprocessor.tiles(&decode(&format!("hf_tiny/image{k}.png"))).unwrap();
         let id = config(28).aspect_ratios().position(|grid| grid == aspect_ratio.into()).unwrap() + 1;
         assert_eq!(ids[k], id as i64);
@@ -173,7 +173,7 @@ fn an_encoder_of_other_channels_takes_no_pictures() {
 
 #[test]
 fn a_processor_file_that_asks_for_something_else_is_refused() {
-    let text = std::fs::read_to_string(golden_path("hf_tiny/preprocessor_config.json")).unwrap();
+    let text = std::fs::read_to_string(golden("hf_tiny/preprocessor_config.json")).unwrap();
     let read = |text: &str| {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();

@@ -1,17 +1,15 @@
 //! The plan is sound for any encoder and any ragged batch: memory is never shared by what is live at once, every read
 //! finds what the model means it to find, and rows, multiplicities and FLOPs are those of the closed forms.
 
-mod common;
-mod random_batches;
-
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use random_batches::{Batch, any_batch};
 use tilesight::Dtype;
 use tilesight::plan::{
     BufferId, Capacity, Form, LayerId, NormLinear, Op, Place, Plan, ResidualLinear, Rows, Semantics, Stack, Step,
 };
+
+use crate::random_batches::{Batch, any_batch};
 
 /// The steps of the model in their order, as the specification has them.
 fn expected_names(batch: &Batch) -> Vec<String> {

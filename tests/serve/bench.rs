@@ -1,16 +1,15 @@
 //! `tilesight bench serve` against a server: ours, one that is full, one that dies, and none.
 
-mod common;
-mod server;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::golden;
 use serde_json::Value;
-use server::Server;
+
+use crate::golden_data::golden;
+use crate::server;
+use crate::server::Server;
 
 fn bench(url: &str, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));

@@ -1,14 +1,13 @@
 //! Answers that are kept by their content hash: the same bits without being computed, within a budget, and only where it is
 //! asked for.
 
-mod common;
-mod server;
-
 use serde_json::json;
-use server::grpc::inference::ModelInferResponse;
-use server::grpc::{Client, SERVICE, bytes_of, infer, input, integers, pictures, raw_request};
-use server::{Response, Server, expected, picture, wait_until};
 use tonic::Request;
+
+use crate::grpc_client::inference::ModelInferResponse;
+use crate::grpc_client::{Client, SERVICE, bytes_of, infer, input, integers, pictures, raw_request};
+use crate::noise::noise;
+use crate::server::{Response, Server, expected, picture, wait_until};
 
 const MISS: Option<&str> = Some("tilesight; fwd=miss");
 const HIT: Option<&str> = Some("tilesight; hit");
@@ -90,7 +89,7 @@ fn what_was_encoded_is_not_encoded_again() {
 fn a_pixel_tensor_is_kept_whole() {
     let server = Server::start(&["--answer-cache", "100000"]);
     let client = Client::connect(server.grpc);
-    let values = common::noise(2 * 4 * 3 * 28 * 28, 3);
+    let values = noise(2 * 4 * 3 * 28 * 28, 3);
     let ask = |values: &[f32], ratios: [i64; 4]| {
         let pixels = (input("pixels", "FP32", &[2, 4, 3, 28, 28]), bytes_of(values));
         let ratios = (input("aspect_ratio", "INT64", &[2, 2]), integers(&ratios));

@@ -1,19 +1,19 @@
 //! Clients that keep the server waiting: each is sent away in time, holds nothing afterwards, and costs nobody else
 //! anything.
 
-mod common;
-mod server;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{golden, noise};
 use serde_json::json;
-use server::{PATIENCE, Server, post_head, read_response, wait_until};
 use tilesight::checkpoint::{NameFormat, RandomWeights, demo_config};
 use tilesight::{Dtype, EncoderConfig};
+
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::server;
+use crate::server::{PATIENCE, Server, post_head, read_response, wait_until};
 
 fn picture() -> Vec<u8> {
     server::picture("image0.png")

@@ -3,9 +3,6 @@
 //!
 //! The mutations follow from a seed: what fails once fails again.
 
-mod common;
-mod server;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -13,11 +10,13 @@ use std::time::Duration;
 use prost::Message;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-use server::grpc::inference::model_infer_request::InferInputTensor;
-use server::grpc::inference::{ModelInferRequest, ModelInferResponse};
-use server::grpc::{Client, RawClient, SERVICE, framed};
-use server::{Server, post_head, wait_until};
 use tonic::Code;
+
+use crate::grpc_client::inference::model_infer_request::InferInputTensor;
+use crate::grpc_client::inference::{InferTensorContents, ModelInferRequest, ModelInferResponse};
+use crate::grpc_client::{Client, RawClient, SERVICE, framed};
+use crate::server;
+use crate::server::{Server, post_head, wait_until};
 
 /// Clients at once.
 const CLIENTS: usize = 8;
@@ -240,8 +239,7 @@ fn messages_that_are_broken_anywhere_are_refused() {
     let server = Server::start(&["--max-body-bytes", "200000"]);
     let typed = {
         let mut request = grpc_request();
-        let contents =
-            server::grpc::inference::InferTensorContents { bytes_contents: vec![picture().into()], ..<_>::default() };
+        let contents = InferTensorContents { bytes_contents: vec![picture().into()], ..<_>::default() };
         request.inputs[0].contents = Some(contents);
         request.raw_input_contents.clear();
         request

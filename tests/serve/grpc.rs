@@ -1,22 +1,26 @@
 //! The server as gRPC's clients meet it: the real process, over HTTP/2. Every answer is held against the encoder's own.
 
-mod common;
-mod server;
-
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use axum::body::Bytes;
-use common::{golden, on_cpu};
-use server::grpc::health::{HealthCheckRequest, HealthCheckResponse};
-use server::grpc::inference::model_infer_request::InferRequestedOutputTensor;
-use server::grpc::inference::*;
-use server::grpc::{Client, SERVICE, assert_serves, bytes_of, infer, input, integers, pictures, raw_request, text};
-use server::{Server, expected, picture, wait_until};
+use tilesight::Pixels;
 use tilesight::checkpoint::{NameFormat, RandomWeights};
 use tilesight::{Dtype, EncoderConfig};
 use tonic::{Code, Request};
+
+use crate::golden_data::golden;
+use crate::grpc_client::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::grpc_client::inference::model_infer_request::InferRequestedOutputTensor;
+use crate::grpc_client::inference::*;
+use crate::grpc_client::{
+    Client, SERVICE, assert_serves, bytes_of, infer, input, integers, pictures, raw_request, text,
+};
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+use crate::server::{Server, expected, picture, wait_until};
+use crate::tiny_config::tiny_config;
 
 #[test]
 fn what_the_server_and_its_model_are_can_be_asked() {
@@ -149,13 +153,13 @@ fn pixels_come_back_as_the_librarys_embeddings() {
     let server = Server::start(&[]);
     let client = Client::connect(server.grpc);
     let shape = [1, 4, 3, 28, 28];
-    let values = common::noise(4 * 3 * 28 * 28, 3);
+    let values = noise(4 * 3 * 28 * 28, 3);
     let halves: Vec<half::f16> = values.iter().map(|x| half::f16::from_f32(*x)).collect();
     let brains: Vec<half::bf16> = values.iter().map(|x| half::bf16::from_f32(*x)).collect();
     let expected = |values: Vec<f32>| {
         let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
-        let case = common::Case::new(values, [1, 1, 4, 3, 28, 28], Some(vec![[1, 2]]));
-        bytes_of(&encoder.encode_pixels(&case.pixels()).unwrap().embeddings)
+        let pixels = Pixels { images: &values, shape: [1, 1, 4, 3, 28, 28], aspect_ratio: Some(&[[1, 2]]) };
+        bytes_of(&encoder.encode_pixels(&pixels).unwrap().embeddings)
     };
     let request = |datatype: &str, raw: Vec<u8>| {
         let ratio = (input("aspect_ratio", "INT64", &[1, 2]), integers(&[1, 2]));
@@ -193,7 +197,7 @@ fn an_answer_may_have_the_size_of_a_large_models() {
         clip_hidden_states: vec![],
         num_layers_projection: 1,
         decoder_embed_dim: 8192,
-        ..common::tiny_config()
+        ..tiny_config()
     };
     let model = tempfile::tempdir().unwrap();
     let weights = RandomWeights::new(&config, Dtype::Bf16, 1).unwrap();
@@ -202,15 +206,16 @@ fn an_answer_may_have_the_size_of_a_large_models() {
     server.wait_until_ready();
     let client = Client::connect(server.grpc);
     let images = 160;
-    let values = common::noise(images * 4 * config.tile_len(), 5);
+    let values = noise(images * 4 * config.tile_len(), 5);
     let request = raw_request(vec![
         (input("pixels", "FP32", &[images as i64, 4, 3, 28, 28]), bytes_of(&values)),
         (input("aspect_ratio", "INT64", &[images as i64, 2]), integers(&vec![2; 2 * images])),
     ]);
     let response = infer(&client, request).unwrap();
     let mut encoder = on_cpu().model(model.path()).build().unwrap();
-    let case = common::Case::new(values, [1, images, 4, 3, 28, 28], Some(vec![[2, 2]; images]));
-    let expected = encoder.encode_pixels(&case.pixels()).unwrap().embeddings;
+    let ratios = vec![[2, 2]; images];
+    let pixels = Pixels { images: &values, shape: [1, images, 4, 3, 28, 28], aspect_ratio: Some(&ratios) };
+    let expected = encoder.encode_pixels(&pixels).unwrap().embeddings;
     assert!(response.raw_output_contents[0].len() > 100_000_000);
     assert!(response.raw_output_contents[0] == bytes_of(&expected));
 }

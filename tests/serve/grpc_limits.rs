@@ -1,9 +1,6 @@
 //! What gRPC's clients are refused, what they may hold and for how long, and what becomes of them when the server ends: the
 //! real process, over HTTP/2.
 
-mod common;
-mod server;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +8,22 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use prost::Message;
-use server::grpc::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use server::grpc::inference::*;
-use server::grpc::{
+use tonic::Code;
+
+use crate::grpc_client::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::grpc_client::inference::*;
+use crate::grpc_client::{
     Client, RawClient, SERVICE, assert_serves, bytes_of, framed, infer, input, integers, pictures, raw_request, text,
 };
-use server::{Server, picture, wait_until};
-use tonic::Code;
+use crate::noise::noise;
+use crate::server::{Server, picture, wait_until};
 
 /// The one header that every call has.
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
 /// A request to the demo model, whose answer is of a megabyte.
 fn two_tiles() -> ModelInferRequest {
-    let values = bytes_of(&common::noise(2 * 3 * 224 * 224, 5));
+    let values = bytes_of(&noise(2 * 3 * 224 * 224, 5));
     let ratios = (input("aspect_ratio", "INT64", &[2, 2]), integers(&[1; 4]));
     raw_request(vec![(input("pixels", "FP32", &[2, 1, 3, 224, 224]), values), ratios])
 }

@@ -1,16 +1,17 @@
 //! The server as its clients meet it: the real process, over TCP. Every answer is held against the encoder's own.
 
-mod common;
-mod server;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::{golden, on_cpu};
 use serde_json::{Value, json};
-use server::{Response, Server, expected, picture, post_head, read_response, wait_until};
+use tilesight::Pixels;
 use tilesight::image::{Image, Limits};
+
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+use crate::server::{Response, Server, expected, picture, post_head, read_response, wait_until};
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
@@ -190,10 +191,10 @@ fn the_inference_protocol_takes_pictures_and_gives_binary_tensors() {
 #[test]
 fn the_inference_protocol_takes_pixels_and_gives_json() {
     let server = Server::start(&[]);
-    let values = common::noise(4 * 3 * 28 * 28, 3);
+    let values = noise(4 * 3 * 28 * 28, 3);
     let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
-    let case = common::Case::new(values.clone(), [1, 1, 4, 3, 28, 28], Some(vec![[1, 2]]));
-    let expected = encoder.encode_pixels(&case.pixels()).unwrap().embeddings;
+    let pixels = Pixels { images: &values, shape: [1, 1, 4, 3, 28, 28], aspect_ratio: Some(&[[1, 2]]) };
+    let expected = encoder.encode_pixels(&pixels).unwrap().embeddings;
     let binary: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     let aspect_ratio = json!({ "name": "aspect_ratio", "shape": [1, 2], "datatype": "INT64", "data": [[1, 2]] });
     let pixels = |rest: Value| {

@@ -2,23 +2,23 @@
 //! memory stays flat, and the counts add up. `TILESIGHT_LOAD_SECONDS` says for how long; scripts/test-clients takes a
 //! minute.
 
-mod common;
-mod server;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Case, golden, noise, on_cpu};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use safetensors::SafeTensors;
 use serde_json::json;
-use server::{Response, Server, read_response, wait_until};
-use tilesight::Encoder;
 use tilesight::image::{Image, Limits};
+use tilesight::{Encoder, Pixels};
+
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::on_cpu::on_cpu;
+use crate::server::{Response, Server, read_response, wait_until};
 
 /// Requests that the server lets in, and clients that each always have one.
 const MAX_REQUESTS: usize = 8;
@@ -80,8 +80,8 @@ fn picture(encoder: &mut Encoder, [down, across]: [usize; 2], seed: u64) -> Requ
 fn tensor(encoder: &mut Encoder, ratio: [i64; 2], seed: u64) -> Request {
     let values = noise(2 * 4 * 3 * SIDE * SIDE, seed);
     let ratios = vec![ratio, [1, 1]];
-    let case = Case::new(values.clone(), [1, 2, 4, 3, SIDE, SIDE], Some(ratios.clone()));
-    let answer = Expected::Tensor(bytes(&encoder.encode_pixels(&case.pixels()).unwrap().embeddings));
+    let pixels = Pixels { images: &values, shape: [1, 2, 4, 3, SIDE, SIDE], aspect_ratio: Some(&ratios) };
+    let answer = Expected::Tensor(bytes(&encoder.encode_pixels(&pixels).unwrap().embeddings));
     let request = json!({
         "inputs": [
             {

@@ -1,17 +1,15 @@
 //! What the server shows to people: pages that ask nobody but it, a description of its routes that leaves none out, and
 //! where a picture lies on its canvas.
 
-mod common;
-mod server;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::golden;
 use serde_json::Value;
-use server::{Response, Server};
 use tilesight::EncoderConfig;
 use tilesight::image::{Image, Limits, Preprocess, Preprocessor};
+
+use crate::golden_data::golden;
+use crate::server::{Response, Server};
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "DELETE", "PATCH"];
 

@@ -1,9 +1,6 @@
 //! Tensors in system shared memory, by Triton's extension: what is put there comes back as the encoder's own embeddings,
 //! over both protocols; what does not fit, is not there, or was cut short is told, and harms nobody.
 
-mod common;
-mod server;
-
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,12 +10,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
-use server::grpc::inference::infer_parameter::ParameterChoice;
-use server::grpc::inference::model_infer_request::InferRequestedOutputTensor;
-use server::grpc::inference::*;
-use server::grpc::{Client, bytes_of, infer, input, integers};
-use server::{Response, Server, expected, picture, post_head, read_response, wait_until};
 use tonic::{Code, Status};
+
+use crate::grpc_client;
+use crate::grpc_client::inference::infer_parameter::ParameterChoice;
+use crate::grpc_client::inference::model_infer_request::InferRequestedOutputTensor;
+use crate::grpc_client::inference::*;
+use crate::grpc_client::{Client, bytes_of, infer, input, integers};
+use crate::noise::noise;
+use crate::server::{Response, Server, expected, picture, post_head, read_response, wait_until};
 
 const ON: [&str; 2] = ["--shared-memory-regions", "3"];
 
@@ -117,7 +117,7 @@ fn grpc_request(
 fn assert_unharmed(server: &Server) {
     wait_until("the last answer to leave", || server.metric("tilesight_requests") == 0.0);
     assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
-    server::grpc::assert_serves(&Client::connect(server.grpc));
+    grpc_client::assert_serves(&Client::connect(server.grpc));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn pictures_come_from_shared_memory_and_embeddings_go_there() {
     let ratio = grpc_parameters("out", EMBEDDINGS, 16);
     let outputs = vec![("embeddings", embeddings), ("num_tiles", HashMap::new()), ("aspect_ratio", ratio)];
     let mut request = grpc_request(grpc_parameters("in", 0, len), outputs);
-    request.parameters.insert("dtype".into(), server::grpc::text("BF16"));
+    request.parameters.insert("dtype".into(), grpc_client::text("BF16"));
     let response = infer(&Client::connect(server.grpc), request).unwrap();
     let rounded: Vec<u8> = expected.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
     assert!(results.read(60, EMBEDDINGS / 2) == rounded);
@@ -171,15 +171,15 @@ fn pictures_come_from_shared_memory_and_embeddings_go_there() {
 #[test]
 fn pixels_come_from_shared_memory_beside_tensors_that_do_not() {
     let server = Server::start(&ON);
-    let values = bytes_of(&common::noise(4 * 3 * 28 * 28, 3));
+    let values = bytes_of(&noise(4 * 3 * 28 * 28, 3));
     let object = Object::new(values.len());
     object.file.write_all_at(&values, 0).unwrap();
     share(&server, "pixels", &object);
     let shape = [1, 4, 3, 28, 28];
     let ratio = |raw| (input("aspect_ratio", "INT64", &[1, 2]), raw);
     let inside =
-        server::grpc::raw_request(vec![(input("pixels", "FP32", &shape), values.clone()), ratio(integers(&[1, 2]))]);
-    let mut outside = server::grpc::raw_request(vec![ratio(integers(&[1, 2]))]);
+        grpc_client::raw_request(vec![(input("pixels", "FP32", &shape), values.clone()), ratio(integers(&[1, 2]))]);
+    let mut outside = grpc_client::raw_request(vec![ratio(integers(&[1, 2]))]);
     let mut pixels = input("pixels", "FP32", &shape);
     pixels.parameters = grpc_parameters("pixels", 0, values.len());
     outside.inputs.insert(0, pixels);
@@ -343,7 +343,7 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
         ("raw contents, too", with(|r| r.raw_input_contents.push(vec![0; 4].into())), Code::InvalidArgument),
         (
             "a size that is text",
-            with(|r| drop(r.inputs[0].parameters.insert("shared_memory_byte_size".into(), server::grpc::text("1")))),
+            with(|r| drop(r.inputs[0].parameters.insert("shared_memory_byte_size".into(), grpc_client::text("1")))),
             Code::InvalidArgument,
         ),
     ] {

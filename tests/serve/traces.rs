@@ -2,9 +2,6 @@
 //! caller's, last as long as the answer's `Server-Timing` says, and are all there when the server has ended; where nobody
 //! collects them, no request waits.
 
-mod common;
-mod server;
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -15,18 +12,19 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::post;
-use common::golden;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::json;
-use server::grpc::inference::{ModelInferResponse, ModelStreamInferResponse};
-use server::grpc::{Client, SERVICE, pictures};
-use server::{Server, picture, post_head, read_response, wait_until};
 use tokio::runtime::Runtime;
 use tonic_prost::ProstCodec;
+
+use crate::golden_data::golden;
+use crate::grpc_client::inference::{ModelInferResponse, ModelStreamInferResponse};
+use crate::grpc_client::{Client, SERVICE, pictures};
+use crate::server::{Server, picture, post_head, read_response, wait_until};
 
 /// Takes OTLP over gRPC, and keeps all spans.
 struct Collector {

@@ -3,7 +3,7 @@
 use tilesight::image::Tiles;
 use tilesight::{Encoder, EncoderConfig};
 
-use crate::common::noise;
+use crate::noise::noise;
 
 /// Pictures of every size, no two alike.
 pub fn pictures(config: &EncoderConfig) -> Vec<Tiles> {

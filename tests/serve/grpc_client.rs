@@ -17,7 +17,8 @@ use tonic_prost::ProstCodec;
 use self::inference::infer_parameter::ParameterChoice;
 use self::inference::model_infer_request::InferInputTensor;
 use self::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
-use super::{expected, picture};
+
+use crate::server::{expected, picture};
 
 /// The protocol's messages.
 #[allow(missing_docs, clippy::all)]

@@ -3,7 +3,6 @@
 //! The names are those of the reference implementations, written down here a second time and not taken from the
 //! loader: torchtune's `llama3_2_vision/_convert_weights.py`, Meta's `multimodal/encoder_utils.py` and Hugging Face's
 //! `mllama/modeling_mllama.py`.
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +15,7 @@ use tilesight::checkpoint::Checkpoint;
 use tilesight::error::CheckpointError;
 use tilesight::{EncoderConfig, Error};
 
-use crate::common::golden;
+use crate::golden_data::golden;
 
 /// Asserts that a result matches a pattern, and shows it where it does not.
 macro_rules! assert_matches {

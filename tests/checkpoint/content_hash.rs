@@ -1,12 +1,13 @@
 //! The content hash: what changes the bits of a result changes it, and nothing else does.
 
-mod common;
-mod stored;
-
-use common::{on_cpu, tiny_config};
 use tilesight::image::{Image, Limits, Preprocess};
 use tilesight::plan::Semantics;
 use tilesight::{Digest, Encoder, Pixels};
+
+use crate::checkpoints;
+use crate::golden_data::golden;
+use crate::on_cpu::on_cpu;
+use crate::tiny_config::tiny_config;
 
 /// A picture with a gradient, in three tiles of the tiny model.
 fn picture() -> Image {
@@ -21,11 +22,11 @@ fn content_hash(encoder: &Encoder, image: &Image) -> Digest {
 
 #[test]
 fn one_model_has_one_identity_whatever_it_is_stored_in_and_computed_on() {
-    let weights = stored::tiny();
+    let weights = checkpoints::tiny();
     let folder = tempfile::tempdir().unwrap();
     let (tune, meta) = (folder.path().join("tune.safetensors"), folder.path().join("meta.safetensors"));
-    stored::write(&weights, &tune);
-    stored::write(&stored::to_meta(&weights), &meta);
+    checkpoints::write(&weights, &tune);
+    checkpoints::write(&checkpoints::to_meta(&weights), &meta);
     let encoder = |path| on_cpu().model(path).config(tiny_config()).semantics(Semantics::Torchtune);
     let of_tune = encoder(&tune).build().unwrap().identity();
     assert_eq!(encoder(&tune).threads(1).max_batch_tiles(1).build().unwrap().identity(), of_tune);
@@ -34,11 +35,11 @@ fn one_model_has_one_identity_whatever_it_is_stored_in_and_computed_on() {
 
 #[test]
 fn what_changes_the_bits_changes_the_identity() {
-    let weights = stored::tiny();
+    let weights = checkpoints::tiny();
     let folder = tempfile::tempdir().unwrap();
-    let build = |name: &str, weights: &stored::Weights| {
+    let build = |name: &str, weights: &checkpoints::Weights| {
         let path = folder.path().join(name);
-        stored::write(weights, &path);
+        checkpoints::write(weights, &path);
         on_cpu().model(path).config(tiny_config())
     };
     let mut identities = vec![build("a", &weights).build().unwrap().identity()];
@@ -48,7 +49,7 @@ fn what_changes_the_bits_changes_the_identity() {
         let tensor = &changed[name];
         let mut values = tensor.f32();
         values[0] = f32::from_bits(values[0].to_bits() ^ 1);
-        changed.insert(name.clone(), stored::Stored::of_f32(&values, &tensor.shape));
+        changed.insert(name.clone(), checkpoints::Stored::of_f32(&values, &tensor.shape));
         identities.push(build("b", &changed).build().unwrap().identity());
     }
     identities.push(build("c", &weights).semantics(Semantics::Meta).build().unwrap().identity());
@@ -63,7 +64,7 @@ fn what_changes_the_bits_changes_the_identity() {
 
 #[test]
 fn a_picture_is_its_pixels_whatever_file_they_came_in() {
-    let golden = common::golden("hf_tiny");
+    let golden = golden("hf_tiny");
     let bytes = std::fs::read(golden.join("image0.png")).unwrap();
     let image = Image::decode(&bytes, &Limits::default()).unwrap();
     let mut encoded = Vec::new();

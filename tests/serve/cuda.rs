@@ -1,12 +1,9 @@
 //! The server when its GPU fails: what is lost is told and ends the process, what is not lost goes on. Needs the
 //! simulated device: `scripts/on-simulator cargo test --features cuda,serve`.
 
-mod common;
-mod server;
-
-use common::golden;
-use server::grpc::{Client, infer, pictures};
-use server::{Response, Server, picture};
+use crate::golden_data::golden;
+use crate::grpc_client::{Client, infer, pictures};
+use crate::server::{Response, Server, picture};
 
 /// CUDA's status of a call that lacks memory.
 const OUT_OF_MEMORY: u32 = 2;

@@ -1,8 +1,4 @@
 //! A server process, and a client that sends just the bytes it is told to.
-#![allow(dead_code, reason = "each test file uses a part")]
-
-#[cfg(feature = "serve")]
-pub mod grpc;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tilesight::image::{Image, Limits};
 
-use crate::common::{golden, on_cpu};
+use crate::golden_data::golden;
+use crate::on_cpu::on_cpu;
 
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,17 +1,17 @@
 //! What the encoder does when the GPU, its driver or its memory fails: a typed error, nothing leaked, and the next batch
 //! right. Needs the simulated device, which fails on request: `scripts/on-simulator cargo test --features cuda`.
-
+//! A process of its own: the simulated device fails for the whole process, and counts the calls and objects of all of it.
 #![expect(unsafe_code, reason = "symbols of the simulator")]
 
-mod common;
-mod forms;
+#[path = "../support/fused_kernels.rs"]
+mod fused_kernels;
+#[path = "../support/noise.rs"]
+mod noise;
 
 use std::ffi::{CString, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::noise;
-use forms::fused;
 use libloading::Library;
 use tilesight::checkpoint::{RandomWeights, demo_config};
 use tilesight::encoder::{Input, Submission, Timing};
@@ -19,6 +19,9 @@ use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
 use tilesight::plan::Semantics;
 use tilesight::{Device, Dtype, Encoder, EncoderConfig, Error, Kernels};
+
+use fused_kernels::fused_kernels;
+use noise::noise;
 
 const INVALID_VALUE: u32 = 1;
 const OUT_OF_MEMORY: u32 = 2;
@@ -43,7 +46,7 @@ impl Simulator {
         let simulator = Self { driver, _turn: turn };
         simulator.call0("tilesight_simulator_reset");
         // Found out before anything is made to fail.
-        fused();
+        fused_kernels();
         simulator
     }
 
@@ -206,7 +209,7 @@ fn fail_calls(kernels: fn() -> Kernels, status: u32, step: usize) {
 
 #[test]
 fn every_call_of_the_driver_may_fail() {
-    fail_calls(fused, INVALID_VALUE, 1);
+    fail_calls(fused_kernels, INVALID_VALUE, 1);
 }
 
 /// The same in another form and with another status; the calls between are those that were tried above.
@@ -230,7 +233,7 @@ fn alone(encoder: &mut Encoder) -> Vec<Vec<f32>> {
 #[test]
 fn a_batch_is_given_while_another_is_under_way() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     let (pictures, expected) = (pictures(), alone(&mut encoder));
     assert_eq!((encoder.num_devices(), encoder.depth()), (1, 2));
     // The first two make what keeps the time.
@@ -265,7 +268,7 @@ fn a_batch_is_given_while_another_is_under_way() {
 #[test]
 fn a_submission_that_fails_leaves_the_one_under_way() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     let (pictures, expected) = (pictures(), alone(&mut encoder));
     let mut num_failed = 0;
     loop {
@@ -290,7 +293,7 @@ fn a_submission_that_fails_leaves_the_one_under_way() {
 #[test]
 fn a_lost_gpu_gives_none_of_what_is_under_way() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     let pictures = pictures();
     alone(&mut encoder);
     let [first, second] = [0, 1].map(|number| submit(&mut encoder, &pictures[number]).unwrap());
@@ -305,7 +308,7 @@ fn a_lost_gpu_gives_none_of_what_is_under_way() {
 #[test]
 fn a_submission_belongs_to_its_encoder() {
     let _simulator = Simulator::new();
-    let [mut encoder, mut other] = [build(fused()).unwrap(), build(fused()).unwrap()];
+    let [mut encoder, mut other] = [build(fused_kernels()).unwrap(), build(fused_kernels()).unwrap()];
     let picture = &pictures()[0];
     let expected = encoder.encode_tiles(std::slice::from_ref(picture)).unwrap().embeddings;
     let submission = submit(&mut encoder, picture).unwrap();
@@ -318,20 +321,20 @@ fn a_submission_belongs_to_its_encoder() {
 fn memory_that_is_not_there_is_named() {
     let simulator = Simulator::new();
     simulator.call1("tilesight_simulator_set_memory", 1 << 16);
-    match build(fused()).map(|_| ()).map_err(cuda) {
+    match build(fused_kernels()).map(|_| ()).map_err(cuda) {
         Err(CudaError::OutOfMemory { purpose, bytes, .. }) => assert!(!purpose.is_empty() && bytes > 0),
         other => panic!("{other:?}"),
     }
     assert_eq!(simulator.num_alive(), 0);
     simulator.call1("tilesight_simulator_set_memory", 1 << 32);
-    encode(&mut build(fused()).unwrap()).unwrap();
+    encode(&mut build(fused_kernels()).unwrap()).unwrap();
 }
 
 #[test]
 fn a_machine_without_a_gpu_says_so() {
     let simulator = Simulator::new();
     simulator.fail_function(Some("cuInit"), NO_DEVICE);
-    let error = cuda(build(fused()).map(|_| ()).unwrap_err());
+    let error = cuda(build(fused_kernels()).map(|_| ()).unwrap_err());
     assert_eq!(error, CudaError::NoDevice { ordinal: 0, found: 0 });
     assert_eq!(Encoder::builder().demo().build().unwrap().device(), "cpu");
 }
@@ -339,7 +342,7 @@ fn a_machine_without_a_gpu_says_so() {
 #[test]
 fn a_gpu_that_cannot_be_waited_for_is_lost() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     encode(&mut encoder).unwrap();
     // A batch fails on its way, and then what is under way cannot be waited for.
     simulator.fail_function(Some("cuStreamSynchronize"), UNKNOWN);
@@ -354,7 +357,7 @@ fn a_gpu_that_cannot_be_waited_for_is_lost() {
 #[test]
 fn a_lost_gpu_says_so_ever_after() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     encode(&mut encoder).unwrap();
     simulator.fail("tilesight_simulator_fail_launch", simulator.num_launches() + 3, LAUNCH_FAILED);
     let error = cuda(encode(&mut encoder).unwrap_err());
@@ -368,7 +371,7 @@ fn a_lost_gpu_says_so_ever_after() {
 #[test]
 fn a_gpu_that_hangs_is_waited_for() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     let expected = encode(&mut encoder).unwrap();
     simulator.call1("tilesight_simulator_hang_launch", simulator.num_launches() + 5);
     let waiting = std::thread::spawn(move || encode(&mut encoder).unwrap());
@@ -383,7 +386,7 @@ fn a_gpu_that_hangs_is_waited_for() {
 #[test]
 fn the_steady_state_only_copies_launches_and_waits_for_results() {
     let simulator = Simulator::new();
-    let mut encoder = build(fused()).unwrap();
+    let mut encoder = build(fused_kernels()).unwrap();
     let expected = encode(&mut encoder).unwrap();
     let never = [
         "cuMemAlloc_v2",
