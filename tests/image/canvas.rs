@@ -82,7 +82,8 @@ fn the_largest_configuration_is_chosen_at_once() {
         let flat = choose_canvas(usize::MAX >> 11, 1, MOST, MOST, Preprocess::Pil).unwrap();
         assert_eq!(flat.resized, [1, MOST * MOST]);
     }
-    assert!(start.elapsed().as_millis() < 1000, "took {:?}", start.elapsed());
+    // Milliseconds on any machine; a search through all canvases of so many tiles would take hours.
+    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
 }
 
 #[test]

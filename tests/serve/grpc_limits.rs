@@ -16,7 +16,7 @@ use crate::grpc_client::{
     Client, RawClient, SERVICE, assert_serves, bytes_of, framed, infer, input, integers, pictures, raw_request, text,
 };
 use crate::noise::noise;
-use crate::server::{Server, picture, wait_until};
+use crate::server::{PATIENCE, Server, picture, wait_until};
 
 /// The one header that every call has.
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
@@ -46,16 +46,18 @@ fn an_answer_holds_its_place_until_it_has_left() {
 
 #[test]
 fn an_answer_that_nobody_takes_gives_its_place_back() {
-    let server = Server::spawn(&["--device", "cpu", "--write-timeout", "1"], &[]);
+    let server = Server::spawn(&["--device", "cpu", "--write-timeout", "2"], &[]);
     server.wait_until_ready();
     let client = RawClient::connect(server.grpc);
+    let begin = Instant::now();
     let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
     call.send(&framed(&two_tiles().encode_to_vec()), true);
     let answer = call.head();
-    let begin = Instant::now();
     assert_eq!(server.metric("tilesight_requests"), 1.0);
     wait_until("its end", || server.metric("tilesight_requests") == 0.0);
-    assert!(begin.elapsed() < Duration::from_secs(5) && begin.elapsed() > Duration::from_millis(500));
+    // Not earlier, and long before the thirty seconds that it would have otherwise.
+    let time = begin.elapsed();
+    assert!(time > Duration::from_secs(2) && time < Duration::from_secs(20), "after {time:?}");
     assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
     assert_ne!(answer.code(), Code::Ok);
 }
@@ -76,7 +78,7 @@ fn an_answer_that_is_taken_too_slowly_gives_its_place_back() {
         let mut call = client.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
         call.send(&framed(&two_tiles().encode_to_vec()), true);
         let mut answer = call.head();
-        let (begin, is_over) = (Instant::now(), AtomicBool::new(false));
+        let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while is_asking && !is_over.load(Ordering::Relaxed) {
@@ -86,12 +88,12 @@ fn an_answer_that_is_taken_too_slowly_gives_its_place_back() {
                     std::thread::sleep(Duration::from_millis(50));
                 }
             });
-            let taken = answer.take_slowly(5000, Duration::from_secs(4));
+            // A client that is dropped waits for that, less than the thirty seconds that it would have otherwise.
+            let taken = answer.take_slowly(5000, Duration::from_secs(if is_taken { 4 } else { 20 }));
             is_over.store(true, Ordering::Relaxed);
             let is_there = server.metric("tilesight_requests") == 1.0;
             assert_eq!(is_there, is_taken, "{rate} bytes a second, window of {window}: {taken} taken");
             assert!(taken < 100_000 && (taken > 0) == (window > 0), "{taken}");
-            assert!(begin.elapsed() < Duration::from_secs(5));
         });
     }
 }
@@ -105,9 +107,9 @@ fn a_stream_may_be_idle_for_a_while_and_compute_for_longer() {
     assert_eq!(idle.status().code(), Code::DeadlineExceeded);
     assert!(begin.elapsed() > Duration::from_secs(1));
     // The batch waits for more, which does not come.
+    let begin = Instant::now();
     let mut busy = client.begin(&format!("{SERVICE}/ModelStreamInfer"), &[GRPC]);
     busy.send(&framed(&pictures(&[picture("image0.png")]).encode_to_vec()), true);
-    let begin = Instant::now();
     assert_eq!(busy.status().code(), Code::Ok);
     assert!(begin.elapsed() > Duration::from_secs(2));
 }
@@ -116,13 +118,14 @@ fn a_stream_may_be_idle_for_a_while_and_compute_for_longer() {
 fn a_connection_that_asks_for_nothing_has_an_end() {
     let server = Server::start(&["--header-timeout", "1", "--idle-timeout", "1"]);
     for begins in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
-        let mut stream = TcpStream::connect(server.grpc).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.write_all(begins).unwrap();
         let begin = Instant::now();
+        let mut stream = TcpStream::connect(server.grpc).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(begins).unwrap();
         // Whether it ends or is reset, it is over.
         let _ = stream.read_to_end(&mut Vec::new()).map_err(|error| assert_ne!(error.kind(), ErrorKind::WouldBlock));
-        assert!(begin.elapsed() > Duration::from_millis(500) && begin.elapsed() < Duration::from_secs(10));
+        let time = begin.elapsed();
+        assert!(time > Duration::from_millis(900) && time < Duration::from_secs(60), "after {time:?}");
     }
     assert_serves(&Client::connect(server.grpc));
 }
@@ -284,11 +287,14 @@ fn who_comes_when_it_is_full_is_told_to_come_again() {
 
 #[test]
 fn slow_senders_and_vanished_clients_cost_no_place() {
-    let server = Server::start(&["--timeout", "5"]);
     let infer = format!("{SERVICE}/ModelInfer");
-    let mut slow = RawClient::connect(server.grpc).begin(&infer, &[GRPC]);
+    // A server of its own: what must be answered is not asked of one that gives a request a second only.
+    let hurried = Server::start(&["--timeout", "1"]);
+    let mut slow = RawClient::connect(hurried.grpc).begin(&infer, &[GRPC]);
     slow.send(&[0, 0, 0, 16, 0, 1], false);
     assert_eq!(slow.status().code(), Code::DeadlineExceeded);
+    wait_until("its end", || hurried.metric("tilesight_requests") == 0.0);
+    let server = Server::start(&["--timeout", "600"]);
     for whole_connection in [false, true] {
         let client = RawClient::connect(server.grpc);
         let mut vanishing = client.begin(&infer, &[GRPC]);
@@ -300,7 +306,7 @@ fn slow_senders_and_vanished_clients_cost_no_place() {
             drop(client);
         }
         wait_until("its end", || server.metric("tilesight_requests") == 0.0);
-        assert!(begin.elapsed() < Duration::from_secs(4), "it was there until its deadline");
+        assert!(begin.elapsed() < Duration::from_secs(300), "it was there until its deadline");
     }
     assert_serves(&Client::connect(server.grpc));
 }

@@ -339,12 +339,15 @@ fn memory_is_promised_once() {
 
 #[test]
 fn slow_senders_and_vanished_clients_cost_no_place() {
-    let server = Server::start(&["--timeout", "1"]);
     let body = picture("image0.png");
-    let mut slow = server.connect();
+    // A server of its own: what must be answered is not asked of one that gives a request a second only.
+    let hurried = Server::start(&["--timeout", "1"]);
+    let mut slow = hurried.connect();
     slow.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
     slow.write_all(&body[..100]).unwrap();
     assert_eq!(read_response(&mut slow).status, 408);
+    wait_until("its end", || hurried.metric("tilesight_requests") == 0.0);
+    let server = Server::start(&[]);
     let mut vanishing = server.connect();
     vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
     vanishing.write_all(&body[..100]).unwrap();
@@ -408,7 +411,7 @@ fn a_signal_lets_those_who_are_there_finish() {
 #[test]
 fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
     for second in [false, true] {
-        let timeout = if second { "60" } else { "1" };
+        let timeout = if second { "600" } else { "1" };
         let mut server = Server::start(&["--drain-timeout", timeout]);
         let mut inside = server.connect();
         inside.write_all(post_head("/v1/encode", &[], 1000).as_bytes()).unwrap();
@@ -420,7 +423,8 @@ fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
             server.signal("TERM");
         }
         assert_eq!(server.wait().success(), !second);
-        assert!(begin.elapsed() < Duration::from_secs(30));
+        // Without the second signal's help it would take ten minutes.
+        assert!(begin.elapsed() < Duration::from_secs(300));
         let _ = inside.read_to_end(&mut Vec::new());
     }
 }

