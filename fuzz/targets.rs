@@ -1,4 +1,4 @@
-//! What each fuzz target does with its bytes. `tests/fuzz_corpus.rs` does the same with every file of
+//! What each fuzz target does with its bytes. `tests/encoder/fuzz_corpus.rs` does the same with every file of
 //! `fuzz/corpus/TARGET`, so that what was once found is tried on every compiler.
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 

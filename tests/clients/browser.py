@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 60
+# A bound of what hangs, not of what is slow.
+PATIENCE = 300
 
 
 class Browser:
@@ -42,7 +43,7 @@ class Browser:
         self.session = None
         try:
             self.call("Browser.close")
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         except (AssertionError, OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()

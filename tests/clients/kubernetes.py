@@ -45,7 +45,7 @@ def known_options(command):
 
 def status(port, path):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -74,7 +74,7 @@ def check_serve(container):
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stderr=log, stdout=log)
         try:
-            for _ in range(100):
+            for _ in range(1200):
                 log.seek(0)
                 listening = re.search(r'"http":"127\.0\.0\.1:(\d+)"', log.read())
                 if listening and status(listening[1], "/health/ready") == 200:
@@ -87,7 +87,7 @@ def check_serve(container):
             assert status(listening[1], "/health/other") == 404
         finally:
             server.terminate()
-            assert server.wait(60) == 0
+            assert server.wait(300) == 0
     return int(chosen["drain-timeout"])
 
 

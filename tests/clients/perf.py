@@ -52,7 +52,7 @@ with tempfile.TemporaryDirectory() as work:
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
     for name, load in LOADS.items():
         before = statistics()
-        run = subprocess.run(command + load, env=environment, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(command + load, env=environment, capture_output=True, text=True, timeout=1200)
         assert run.returncode == 0, f"{name}: {run.stdout}{run.stderr}"
         after = statistics()
         with open(report) as file:

@@ -77,9 +77,9 @@ class Server:
         command += options
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
-        self.http = tritonclient.http.InferenceServerClient(self.http_address, concurrency=32, network_timeout=120)
+        self.http = tritonclient.http.InferenceServerClient(self.http_address, concurrency=32, network_timeout=600)
         self.grpc = tritonclient.grpc.InferenceServerClient(self.grpc_address)
-        for _ in range(300):
+        for _ in range(3000):
             try:
                 if self.http.is_server_live() and self.grpc.is_server_live():
                     return
@@ -99,7 +99,7 @@ class Server:
         self.http.close()
         self.grpc.close()
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(60)
+        status = self.process.wait(300)
         assert status == 0, f"the server ended with {status}: {self.log()}"
 
     def __enter__(self):

@@ -1,0 +1,10 @@
+//! Pictures: what is decoded, what is refused, the canvas that is chosen, and the pixel values of the tiles.
+
+#[path = "../support/golden_data.rs"]
+mod golden_data;
+
+mod canvas;
+mod decoding;
+mod golden_images;
+mod limits;
+mod preprocessing;

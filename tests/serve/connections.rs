@@ -1,0 +1,219 @@
+//! Clients that keep the server waiting: each is sent away in time, holds nothing afterwards, and costs nobody else
+//! anything.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tilesight::checkpoint::{NameFormat, RandomWeights, demo_config};
+use tilesight::{Dtype, EncoderConfig};
+
+use crate::golden_data::golden;
+use crate::noise::noise;
+use crate::server;
+use crate::server::{PATIENCE, Server, post_head, read_response, wait_until};
+
+fn picture() -> Vec<u8> {
+    server::picture("image0.png")
+}
+
+#[track_caller]
+fn assert_serves(server: &Server) {
+    let response = server.post("/v1/encode", &[], &picture());
+    assert_eq!(response.status, 200, "{}", response.text());
+}
+
+/// The server has closed this connection, and says nothing more.
+#[track_caller]
+fn assert_closed(stream: &mut TcpStream) {
+    // A connection may end by a reset, too.
+    let mut said = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut said) {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it is open");
+    }
+    assert_eq!(said, b"", "{}", String::from_utf8_lossy(&said));
+}
+
+/// Waits until a connection that may stay for so long is closed: not earlier, and within a minute, for a slow machine is late.
+#[track_caller]
+fn assert_closed_after(time: Duration, stream: &mut TcpStream, begin: Instant) {
+    assert_closed(stream);
+    assert!(begin.elapsed() >= time.mul_f64(0.9), "after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "after {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_head_that_comes_drop_by_drop_has_an_end() {
+    let server = Server::start(&["--header-timeout", "1"]);
+    let begin = Instant::now();
+    let mut silent = server.connect();
+    let mut slow = server.connect();
+    let drops = {
+        let mut slow = slow.try_clone().unwrap();
+        std::thread::spawn(move || {
+            // All of it would take minutes.
+            let head = post_head("/v1/encode", &[("X", &"x".repeat(6000))], 5);
+            let sent = head.bytes().take_while(|byte| {
+                std::thread::sleep(Duration::from_millis(20));
+                slow.write_all(&[*byte]).is_ok()
+            });
+            sent.count()
+        })
+    };
+    assert_closed_after(Duration::from_secs(1), &mut slow, begin);
+    assert_closed_after(Duration::from_secs(1), &mut silent, begin);
+    drop(slow);
+    assert!(drops.join().unwrap() < 6000, "all of it was taken");
+    assert_serves(&server);
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_has_an_end_and_one_that_asks_again_has_none() {
+    const IDLE: Duration = Duration::from_secs(2);
+    let server = Server::start(&["--idle-timeout", "2", "--header-timeout", "60"]);
+    let mut stream = server.connect();
+    let ask = b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Questions at a tenth of that time from one another, over more than that time.
+    let first = Instant::now();
+    while first.elapsed() < IDLE + IDLE / 4 {
+        stream.write_all(ask).unwrap();
+        assert_eq!(read_response(&mut stream).status, 200);
+        std::thread::sleep(IDLE / 10);
+    }
+    let begin = Instant::now();
+    stream.write_all(ask).unwrap();
+    assert_eq!(read_response(&mut stream).status, 200);
+    assert_closed_after(IDLE, &mut stream, begin);
+    // A request that takes longer than that is no idle connection.
+    let waits = Server::start(&["--idle-timeout", "1", "--header-timeout", "1", "--max-delay", "2500"]);
+    assert_serves(&waits);
+}
+
+/// A small encoder of wide embeddings.
+fn wide() -> EncoderConfig {
+    EncoderConfig {
+        num_heads: 1,
+        clip_embed_dim: 16,
+        clip_num_layers: 1,
+        clip_hidden_states: vec![],
+        num_layers_projection: 1,
+        decoder_embed_dim: 8192,
+        tile_size: 28,
+        ..demo_config()
+    }
+}
+
+/// A request whose answer, of 32 MB, is larger than what the system keeps for a connection.
+fn large() -> Vec<u8> {
+    let values = noise(NUM_TILES * wide().tile_len(), 3);
+    let binary: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let request = json!({
+        "inputs": [
+            {
+                "name": "pixels", "shape": [NUM_TILES / 4, 4, 3, 28, 28], "datatype": "FP32",
+                "parameters": { "binary_data_size": binary.len() },
+            },
+            { "name": "aspect_ratio", "shape": [NUM_TILES / 4, 2], "datatype": "INT64", "data": vec![[2, 2]; NUM_TILES / 4] },
+        ],
+        "parameters": { "binary_data_output": true },
+    });
+    let json = request.to_string();
+    let body = [json.as_bytes(), &binary].concat();
+    let headers = [("Inference-Header-Content-Length", &*json.len().to_string())];
+    [post_head("/v2/models/tilesight/infer", &headers, body.len()).as_bytes(), &body].concat()
+}
+
+const NUM_TILES: usize = 200;
+
+/// Bytes of its embeddings.
+fn large_answer() -> usize {
+    4 * NUM_TILES * wide().num_tokens() * wide().decoder_embed_dim
+}
+
+#[test]
+fn an_answer_that_nobody_takes_gives_its_place_back() {
+    let model = tempfile::tempdir().unwrap();
+    let weights = RandomWeights::new(&wide(), Dtype::Bf16, 1).unwrap();
+    weights.write(model.path(), NameFormat::Torchtune, &|_, _| {}).unwrap();
+    let model = model.path().display().to_string();
+    let options = ["--device", "cpu", "--model", &model, "--write-timeout", "2", "--max-requests", "1"];
+    let server = Server::spawn(&options, &[]);
+    server.wait_until_ready();
+    let request = large();
+    let mut memory = Vec::new();
+    for _ in 0..4 {
+        let mut stuck = server.connect();
+        stuck.write_all(&request).unwrap();
+        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        assert_eq!(server.post("/v1/encode", &[], &picture()).status, 429, "the place is taken");
+        wait_until("its body", || server.metric("tilesight_held_bytes") > large_answer() as f64);
+        wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+        assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+        memory.push(server.resident_bytes());
+        drop(stuck);
+    }
+    assert_eq!(server.metric("tilesight_responses_total{status=\"200\"}"), 4.0, "they were answered, not refused");
+    // The allocator keeps one answer's memory for the next, and no more than that.
+    assert!(memory[3] < memory[1] + large_answer() as u64 / 2, "memory does not come back: {memory:?}");
+    // A reader that takes its time takes it all.
+    let mut slow = server.connect();
+    slow.write_all(&request).unwrap();
+    let (mut taken, mut chunk) = (0, vec![0; 1 << 20]);
+    while let Ok(len @ 1..) = slow.read(&mut chunk) {
+        taken += len;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(taken > large_answer(), "only {taken} bytes of it came");
+}
+
+#[test]
+fn connections_have_a_cap_beyond_which_they_wait() {
+    let server = Server::start(&["--max-connections", "2"]);
+    let held = [server.connect(), server.connect()];
+    let mut third = server.connect();
+    third.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(third.read(&mut [0]).is_err(), "a third connection was served");
+    drop(held);
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_response(&mut third).status, 200);
+    assert_serves(&server);
+}
+
+#[test]
+fn a_system_without_room_for_a_connection_is_waited_for() {
+    let model = golden("hf_tiny").display().to_string();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tilesight")]);
+    let server = Server::run(limited, &["--device", "cpu", "--model", &model]);
+    server.wait_until_ready();
+    let held: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
+    let mut waiting = server.connect();
+    waiting.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(waiting.read(&mut [0]).is_err(), "there was room");
+    drop(held);
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_response(&mut waiting).status, 200);
+    assert_serves(&server);
+}
+
+#[test]
+fn a_client_that_vanishes_in_its_body_or_its_wait_holds_nothing() {
+    // A batch waits for its three tiles: those that vanish have one each, and who comes last has all three.
+    let server = Server::start(&["--max-delay", "600000", "--max-batch-tiles", "3"]);
+    let body = server::picture("image1.png");
+    for sent in [1, body.len() / 2, body.len()] {
+        let mut vanishing = server.connect();
+        vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+        vanishing.write_all(&body[..sent]).unwrap();
+        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        drop(vanishing);
+        wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+        assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+    }
+    assert_serves(&server);
+    assert_eq!(server.metric("tilesight_batch_requests_sum"), 1.0, "nobody's picture was encoded");
+}

@@ -1,0 +1,28 @@
+//! The server: each test starts a process of its own and is its client. Tests of other servers run meanwhile, so that
+//! none may count on the machine for itself.
+
+#[path = "../support/golden_data.rs"]
+mod golden_data;
+#[path = "../support/noise.rs"]
+mod noise;
+#[path = "../support/on_cpu.rs"]
+mod on_cpu;
+#[path = "../support/tiny_config.rs"]
+mod tiny_config;
+
+mod bench;
+mod cache;
+mod connections;
+#[cfg(feature = "cuda-unversioned")]
+mod cuda;
+mod framing;
+mod grpc;
+mod grpc_client;
+mod grpc_limits;
+mod http;
+mod load;
+mod pages;
+mod server;
+mod shared_memory;
+#[cfg(feature = "otel")]
+mod traces;
