@@ -6,6 +6,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::error::{Error, InputError};
+use crate::memory;
 
 /// An element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -68,13 +69,37 @@ impl Dtype {
     }
 
     /// Rounds f32 values to this type, to nearest and ties to even: little-endian bytes, made by all threads.
-    pub fn narrowed(self, values: &[f32]) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`InputError::OutOfMemory`].
+    pub fn try_narrowed(self, values: &[f32]) -> Result<Vec<u8>, Error> {
         // Pieces that fit the inner caches.
         const PIECE: usize = 1 << 14;
-        let mut bytes = vec![0; values.len() * self.size()];
+        let mut bytes = memory::filled(values.len().saturating_mul(self.size()))?;
         let pieces = bytes.par_chunks_mut(PIECE * self.size()).zip(values.par_chunks(PIECE));
         pieces.for_each(|(bytes, values)| self.narrow_into(values, bytes));
-        bytes
+        Ok(bytes)
+    }
+
+    /// [`try_narrowed`](Self::try_narrowed), for values whose number is the caller's own.
+    ///
+    /// # Panics
+    /// Where memory lacks.
+    pub fn narrowed(self, values: &[f32]) -> Vec<u8> {
+        self.try_narrowed(values).expect("memory for the narrowed values")
+    }
+
+    /// All of these little-endian elements as f32, as [`widen`](Self::widen) makes them.
+    ///
+    /// # Errors
+    /// [`InputError::OutOfMemory`].
+    ///
+    /// # Panics
+    /// Where `bytes` ends within an element.
+    pub fn widened(self, bytes: &[u8]) -> Result<Vec<f32>, Error> {
+        let mut values = memory::filled(bytes.len() / self.size())?;
+        self.widen(bytes, &mut values);
+        Ok(values)
     }
 
     /// Rounds likewise, on this thread. `out` has the bytes of as many elements as there are values.

@@ -1,6 +1,7 @@
 //! Pictures and pixel tensors to embeddings in the caller's memory.
 
 use engine::Pixels as EnginePixels;
+use engine::error::InputError;
 use engine::image::{Image, Limits, Tiles};
 
 use crate::arguments::{read_struct, require_aligned, slice, slice_mut, write_struct};
@@ -148,9 +149,7 @@ pub unsafe extern "C" fn tilesight_encode_pixels(
         let images = match (dtype, unsafe { bytes.align_to::<f32>() }) {
             (engine::Dtype::F32, ([], values, [])) => values,
             _ => {
-                let mut values = vec![0.0; len / dtype.size()];
-                dtype.widen(bytes, &mut values);
-                widened = values;
+                widened = dtype.widened(bytes)?;
                 &widened
             }
         };
@@ -159,6 +158,8 @@ pub unsafe extern "C" fn tilesight_encode_pixels(
         let (tokens, width) = (encoder.config().num_tokens(), encoder.config().decoder_embed_dim);
         let rows = product(&[shape[0], shape[1], shape[2], tokens]).ok_or_else(too_many)?;
         let pixels = EnginePixels { images, shape, aspect_ratio };
+        // From here on the shape is as large as the values are many.
+        pixels.check(encoder.config())?;
         // SAFETY: the caller's promise.
         unsafe { write(&output, [rows, width], |embeddings| encoder.encode_pixels_into(&pixels, embeddings)) }
     })
@@ -203,9 +204,12 @@ unsafe fn write(
     }
     // SAFETY: the caller's promise.
     let memory = unsafe { slice_mut(output.data.cast::<u8>(), bytes, "output's data") }?;
-    let mut embeddings = vec![0.0; len];
+    let mut embeddings = Vec::new();
+    let out_of_memory = |_| engine::Error::from(InputError::OutOfMemory { bytes: 4 * len as u64 });
+    embeddings.try_reserve_exact(len).map_err(out_of_memory)?;
+    embeddings.resize(len, 0.0);
     encode(&mut embeddings)?;
-    memory.copy_from_slice(&dtype.narrowed(&embeddings));
+    memory.copy_from_slice(&dtype.try_narrowed(&embeddings)?);
     Ok(())
 }
 

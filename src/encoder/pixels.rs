@@ -20,6 +20,17 @@ pub struct Pixels<'a> {
     pub aspect_ratio: Option<&'a [[i64; 2]]>,
 }
 
+impl Pixels<'_> {
+    /// Whether the tensor has the tiles of this encoder, and as many values as its shape says. Allocates nothing, so that
+    /// sizes from outside can be trusted afterwards: no dimension is larger than the number of values.
+    ///
+    /// # Errors
+    /// [`InputError::Empty`], [`InputError::Shape`].
+    pub fn check(&self, config: &EncoderConfig) -> Result<()> {
+        check_shape(&self.shape, Some(self.images.len()), config)
+    }
+}
+
 /// The embeddings of a pixel tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PixelEncodings {
@@ -64,7 +75,7 @@ impl Encoder {
     pub(super) fn pixel_layouts<'a>(&self, pixels: &Pixels<'a>) -> Result<Vec<(SequenceLayout, &'a [f32])>> {
         let num_tiles = pixels.shape[2];
         let config = &self.config;
-        check_shape(&pixels.shape, Some(pixels.images.len()), config)?;
+        pixels.check(config)?;
         let aspect_ratios = self.aspect_ratios(&pixels.shape, pixels.aspect_ratio)?;
         require_finite(pixels.images)?;
         let image_len = num_tiles * config.tile_len();

@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mozjpeg::{ColorSpace, Decompress};
 
 use crate::error::{ImageError, Result};
-use crate::image::limits::{Limits, allocate};
+use crate::image::limits::Limits;
+use crate::memory;
 use crate::image::picture::Image;
 
 const FORMAT: &str = "JPEG";
@@ -41,13 +42,13 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
             3 => (ColorSpace::JCS_RGB, 3),
             _ => (ColorSpace::JCS_CMYK, 4),
         };
-        let mut samples = allocate::<u8>(width * height * num_channels)?;
+        let mut samples = memory::filled::<u8>(width * height * num_channels)?;
         let mut decoder = header.to_colorspace(color_space).map_err(refuse)?;
         decoder.read_scanlines_into(&mut samples).map_err(refuse)?;
         let rgb = match num_components {
-            1 => samples.iter().map(|&level| [level; 3]).collect::<Vec<_>>().into_flattened(),
+            1 => memory::collect(samples.iter().map(|&level| [level; 3]))?.into_flattened(),
             3 => samples,
-            _ => samples.as_chunks().0.iter().map(rgb_from_inverted_cmyk).collect::<Vec<_>>().into_flattened(),
+            _ => memory::collect(samples.as_chunks().0.iter().map(rgb_from_inverted_cmyk))?.into_flattened(),
         };
         Image::new(width, height, rgb, None)
     })

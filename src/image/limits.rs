@@ -1,6 +1,6 @@
-//! How large a picture may be, and memory that may be refused.
+//! How large a picture may be.
 
-use crate::error::{Error, ImageError, InputError, Result};
+use crate::error::{ImageError, Result};
 
 /// How large a picture may be. Checked on the header, so that a few bytes cannot ask for much memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +30,4 @@ impl Limits {
         }
         Ok((width as usize, height as usize))
     }
-}
-
-/// Zeroed memory for `len` values, or an error where the system has no more.
-pub(super) fn allocate<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
-    values.try_reserve_exact(len).map_err(|_| Error::from(InputError::OutOfMemory { bytes }))?;
-    values.resize(len, T::default());
-    Ok(values)
 }

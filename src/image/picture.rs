@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::error::{ImageError, InputError, Result};
+use crate::memory;
 
 /// A decoded picture in 8-bit RGB, and its alpha if it has any.
 ///
@@ -77,13 +78,16 @@ impl Image {
     /// of Pillow's `alpha_composite`.
     ///
     /// Reference: <https://github.com/huggingface/transformers/blob/v4.53.3/src/transformers/models/mllama/image_processing_mllama.py#L496>.
-    pub fn over_white(&self) -> Cow<'_, [u8]> {
+    ///
+    /// # Errors
+    /// [`InputError::OutOfMemory`].
+    pub fn over_white(&self) -> Result<Cow<'_, [u8]>> {
         let Some(alpha) = &self.alpha else {
-            return Cow::Borrowed(&self.rgb);
+            return Ok(Cow::Borrowed(&self.rgb));
         };
         let pixels = self.rgb.as_chunks::<3>().0.iter().zip(alpha);
         let over_white = pixels.map(|(rgb, &alpha)| rgb.map(|level| level_over_white(level, alpha)));
-        Cow::Owned(over_white.collect::<Vec<_>>().into_flattened())
+        Ok(Cow::Owned(memory::collect(over_white)?.into_flattened()))
     }
 }
 

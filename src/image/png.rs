@@ -5,7 +5,8 @@ use std::io::Cursor;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Reader, Transformations};
 
 use crate::error::{ImageError, Result};
-use crate::image::limits::{Limits, allocate};
+use crate::image::limits::Limits;
+use crate::memory;
 use crate::image::picture::Image;
 
 const FORMAT: &str = "PNG";
@@ -21,25 +22,24 @@ pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let (mut reader, (width, height)) = read_header(bytes, limits)?;
     let line_len = reader.output_line_size(width as u32).unwrap_or(0);
-    let mut samples = allocate::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
+    let mut samples = memory::filled::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
     reader.next_frame(&mut samples).map_err(refuse)?;
     let info = reader.info();
     let (colors, alpha): (Vec<[u8; 3]>, Option<Vec<u8>>) = match info.color_type {
-        ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth), None),
-        ColorType::Grayscale => look_up(&levels(info), &samples, line_len, width, info),
-        ColorType::Indexed => look_up(&palette(info), &samples, line_len, width, info),
+        ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth)?, None),
+        ColorType::Grayscale => look_up(&levels(info), &samples, line_len, [width, height], info)?,
+        ColorType::Indexed => look_up(&palette(info), &samples, line_len, [width, height], info)?,
         ColorType::GrayscaleAlpha => {
-            let samples = high_bytes(samples, info.bit_depth);
+            let samples = high_bytes(samples, info.bit_depth)?;
             let pixels = samples.as_chunks().0.iter();
-            (pixels.clone().map(|&[level, _]| [level; 3]).collect(), Some(pixels.map(|&[_, alpha]| alpha).collect()))
+            let colors = memory::collect(pixels.clone().map(|&[level, _]| [level; 3]))?;
+            (colors, Some(memory::collect(pixels.map(|&[_, alpha]| alpha))?))
         }
         ColorType::Rgba => {
-            let samples = high_bytes(samples, info.bit_depth);
+            let samples = high_bytes(samples, info.bit_depth)?;
             let pixels = samples.as_chunks().0.iter();
-            (
-                pixels.clone().map(|&[r, g, b, _]| [r, g, b]).collect(),
-                Some(pixels.map(|&[_, _, _, alpha]| alpha).collect()),
-            )
+            let colors = memory::collect(pixels.clone().map(|&[r, g, b, _]| [r, g, b]))?;
+            (colors, Some(memory::collect(pixels.map(|&[_, _, _, alpha]| alpha))?))
         }
     };
     Image::new(width, height, colors.into_flattened(), alpha)
@@ -62,10 +62,10 @@ fn read_header<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Header<'a>> {
 }
 
 /// 16-bit samples are stored high byte first; Pillow keeps the high byte.
-fn high_bytes(samples: Vec<u8>, depth: BitDepth) -> Vec<u8> {
+fn high_bytes(samples: Vec<u8>, depth: BitDepth) -> Result<Vec<u8>> {
     match depth {
-        BitDepth::Sixteen => samples.as_chunks::<2>().0.iter().map(|&[high, _]| high).collect(),
-        _ => samples,
+        BitDepth::Sixteen => Ok(memory::collect(samples.as_chunks::<2>().0.iter().map(|&[high, _]| high))?),
+        _ => Ok(samples),
     }
 }
 
@@ -105,12 +105,16 @@ fn look_up(
     palette: &Palette,
     samples: &[u8],
     line_len: usize,
-    width: usize,
+    [width, height]: [usize; 2],
     info: &Info,
-) -> (Vec<[u8; 3]>, Option<Vec<u8>>) {
+) -> Result<(Vec<[u8; 3]>, Option<Vec<u8>>)> {
     let unpacked = || unpack(samples, line_len, width, info.bit_depth as u8).map(usize::from);
-    let colors = unpacked().map(|sample| palette.colors[sample]).collect();
-    (colors, palette.alphas.map(|alphas| unpacked().map(|sample| alphas[sample]).collect()))
+    let mut colors = memory::reserve(width * height)?;
+    colors.extend(unpacked().map(|sample| palette.colors[sample]));
+    let Some(alphas) = palette.alphas else { return Ok((colors, None)) };
+    let mut alpha = memory::reserve(width * height)?;
+    alpha.extend(unpacked().map(|sample| alphas[sample]));
+    Ok((colors, Some(alpha)))
 }
 
 fn max_sample(depth: u8) -> u8 {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::image::limits::allocate;
+use crate::memory;
 use crate::image::weights::{self, PRECISION_BITS, Weights};
 
 /// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that
@@ -178,7 +178,7 @@ fn resize<A: Arithmetic>(arithmetic: A, rgb: &[u8], size: [usize; 2], new_size: 
         across: (width != new_width).then(|| A::weights(width, new_width)),
         down: (height != new_height).then(|| A::weights(height, new_height)),
     };
-    let mut resized = allocate(new_height * plan.new_row_len)?;
+    let mut resized = memory::filled(new_height * plan.new_row_len)?;
     let arch = pulp::Arch::new();
     resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, output)| {
         arch.dispatch(Band { plan: &plan, first: band * BAND_HEIGHT, output });

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::canvas::{Canvas, choose_canvas};
-use crate::image::limits::allocate;
 use crate::image::picture::Image;
 use crate::image::preprocess::Preprocess;
 use crate::image::processor_config::ProcessorConfig;
 use crate::image::resize::{resize_float32, resize_uint8};
+use crate::memory;
 
 /// The mean of each channel that Llama 3.2 Vision was trained with, which is CLIP's.
 pub const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
@@ -137,7 +137,7 @@ impl Preprocessor {
             }
             Preprocess::Pil => {
                 let values = self.normalized_levels();
-                let resized = resize_uint8(&image.over_white(), size, canvas.resized)?;
+                let resized = resize_uint8(&image.over_white()?, size, canvas.resized)?;
                 self.cut(&canvas, &resized, |channel, level| values[channel][usize::from(level)])?
             }
         };
@@ -165,7 +165,7 @@ impl Preprocessor {
         let side = self.tile_size;
         let [height, width] = canvas.resized;
         let len = [3, side, side].iter().try_fold(canvas.num_tiles(), |len, &factor| len.checked_mul(factor));
-        let mut pixels = allocate(len.ok_or(InputError::OutOfMemory { bytes: u64::MAX })?)?;
+        let mut pixels = memory::filled(len.ok_or(InputError::OutOfMemory { bytes: u64::MAX })?)?;
         pixels.par_chunks_mut(side).with_min_len(ROWS_PER_TASK).enumerate().for_each(|(row, values)| {
             let (tile, channel) = (row / side / 3, row / side % 3);
             let y = tile / canvas.aspect_ratio[1] * side + row % side;

@@ -6,30 +6,31 @@ use std::io::Cursor;
 use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::{ImageError, Result};
-use crate::image::limits::{Limits, allocate};
+use crate::image::limits::Limits;
+use crate::memory;
 use crate::image::picture::Image;
 
 const FORMAT: &str = "WebP";
 
 pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)> {
-    let bytes = with_true_alpha_flag(bytes);
+    let bytes = with_true_alpha_flag(bytes)?;
     Ok(read_header(&bytes, limits)?.1)
 }
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
-    let bytes = with_true_alpha_flag(bytes);
+    let bytes = with_true_alpha_flag(bytes)?;
     let (mut decoder, (width, height)) = read_header(&bytes, limits)?;
     if decoder.is_animated() {
         return first_frame(&bytes, width, height);
     }
-    let mut samples = allocate::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
+    let mut samples = memory::filled::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
     if !decoder.has_alpha() {
         return Image::new(width, height, samples, None);
     }
     let pixels = samples.as_chunks::<4>().0;
-    let rgb = pixels.iter().map(|&[r, g, b, _]| [r, g, b]).collect::<Vec<_>>();
-    Image::new(width, height, rgb.into_flattened(), Some(pixels.iter().map(|pixel| pixel[3]).collect()))
+    let rgb = memory::collect(pixels.iter().map(|&[r, g, b, _]| [r, g, b]))?;
+    Image::new(width, height, rgb.into_flattened(), Some(memory::collect(pixels.iter().map(|pixel| pixel[3]))?))
 }
 
 type Header<'a> = (WebPDecoder<Cursor<&'a [u8]>>, (usize, usize));
@@ -54,10 +55,10 @@ const ANIMATION_FLAG: u8 = 0x02;
 
 /// Some writers announce alpha and store none, or the reverse. libwebp goes by what is stored, the decoder used here
 /// by what is announced; so the announcement is mended. For an animation it counts in both.
-fn with_true_alpha_flag(bytes: &[u8]) -> Cow<'_, [u8]> {
+fn with_true_alpha_flag(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
     let announced = match bytes.get(FIRST_CHUNK..=EXTENDED_FLAGS) {
         Some([b'V', b'P', b'8', b'X', .., flags]) if flags & ANIMATION_FLAG == 0 => flags & ALPHA_FLAG != 0,
-        _ => return Cow::Borrowed(bytes),
+        _ => return Ok(Cow::Borrowed(bytes)),
     };
     let mut has_alpha_chunk = false;
     let stored = Chunks { rest: &bytes[FIRST_CHUNK..] }.find_map(|(name, data)| match name {
@@ -70,11 +71,11 @@ fn with_true_alpha_flag(bytes: &[u8]) -> Cow<'_, [u8]> {
         }
     });
     if stored.is_none_or(|stored| stored == announced) {
-        return Cow::Borrowed(bytes);
+        return Ok(Cow::Borrowed(bytes));
     }
-    let mut bytes = bytes.to_vec();
+    let mut bytes = memory::copy(bytes)?;
     bytes[EXTENDED_FLAGS] ^= ALPHA_FLAG;
-    Cow::Owned(bytes)
+    Ok(Cow::Owned(bytes))
 }
 
 /// The first frame of an animation on its transparent canvas. It is decoded as the still picture it contains: the
@@ -91,7 +92,7 @@ fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
     let mut still = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec();
     still[EXTENDED_FLAGS] = ALPHA_FLAG;
     still.extend_from_slice(size);
-    still.extend_from_slice(pictures);
+    memory::append(&mut still, pictures)?;
     let riff_len = u32::try_from(still.len() - 8).map_err(|_| damaged("a frame of more than 4 GB"))?;
     still[4..8].copy_from_slice(&riff_len.to_le_bytes());
     let canvas = Limits { max_side: width.max(height), max_pixels: width * height };
@@ -100,8 +101,8 @@ fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
         return Err(damaged("a frame reaches beyond the canvas").into());
     }
 
-    let mut rgb = allocate::<u8>(width * height * 3)?;
-    let mut alpha = allocate::<u8>(width * height)?;
+    let mut rgb = memory::filled::<u8>(width * height * 3)?;
+    let mut alpha = memory::filled::<u8>(width * height)?;
     for y in 0..frame.height() {
         let source = y * frame.width()..(y + 1) * frame.width();
         let start = (top + y) * width + left;

@@ -104,9 +104,7 @@ impl Tensor<'_> {
         let dtype = dtype(self.data_type);
         let dtype = dtype.ok_or_else(|| Refusal::invalid(format!("{name} must be FP32, FP16 or BF16")))?;
         self.require_bytes(dtype.size())?;
-        let mut values = vec![0.0; self.bytes.len() / dtype.size()];
-        dtype.widen(&self.bytes, &mut values);
-        Ok(values)
+        Ok(dtype.widened(&self.bytes)?)
     }
 
     /// INT64 `[n, 2]`.
@@ -153,6 +151,8 @@ impl Cutter<'_> {
             }
             Contents::Pixels { values, shape, aspect_ratio } => {
                 let [n, _, num_tiles, ..] = shape;
+                // From here on the shape is as large as the values are many.
+                Pixels { images: &values, shape, aspect_ratio: None }.check(self.config)?;
                 let most = self.config.max_num_tiles;
                 if num_tiles > most {
                     return Err(Refusal::invalid(format!("pixels may have {most} tiles an image, found {num_tiles}")));

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 use super::shared_memory::RegionError;
 use crate::batch::{Failure, Phase, Refusal};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, InputError};
 
 /// Characters of a message at most: gRPC's travels in a header.
 const MAX_MESSAGE: usize = 1000;
@@ -82,6 +82,12 @@ impl ApiError {
     }
 }
 
+impl From<InputError> for ApiError {
+    fn from(error: InputError) -> Self {
+        Self::Encoder(error.into())
+    }
+}
+
 /// A request holds pictures and pixels; the model, the device and the options are the server's own.
 fn encoder_status(kind: ErrorKind) -> StatusCode {
     match kind {
@@ -105,6 +111,7 @@ fn region_status(error: &RegionError) -> StatusCode {
         RegionError::Unknown { .. } => StatusCode::NOT_FOUND,
         RegionError::Registered { .. } => StatusCode::CONFLICT,
         RegionError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        RegionError::OutOfMemory { .. } => StatusCode::INSUFFICIENT_STORAGE,
         // The objects' file system is full.
         RegionError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             StatusCode::INSUFFICIENT_STORAGE

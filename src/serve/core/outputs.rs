@@ -153,7 +153,7 @@ impl RequestedOutputs {
                 if self.dtype == Dtype::F32 && cfg!(target_endian = "little") {
                     return Ok(Bytes::from_owner(reply.clone()));
                 }
-                Ok(self.dtype.narrowed(reply).into())
+                Ok(self.dtype.try_narrowed(reply)?.into())
             }
             Values::Integers(values) => Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
         }

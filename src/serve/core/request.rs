@@ -168,14 +168,15 @@ impl<'a> RequestContext<'a> {
         aspect_ratio: Option<Vec<[i64; 2]>>,
         outputs: &RequestedOutputs,
     ) -> Result<Encoded, ApiError> {
-        let [n, t, ..] = shape;
-        let all = n.saturating_mul(t);
+        let [n, t, channels, height, width] = shape;
+        let tensor = [1, n, t, channels, height, width];
+        // From here on the shape is as large as the values are many.
+        Pixels { images: &values, shape: tensor, aspect_ratio: None }.check(&self.service.model.config)?;
+        let all = n * t;
         self.place.hold((all as u64).saturating_mul(self.service.model.tile_bytes()))?;
         let identity = self.service.model.identity;
         let hash = tokio::task::spawn_blocking(move || {
-            let [n, t, channels, height, width] = shape;
-            let shape = [1, n, t, channels, height, width];
-            let pixels = Pixels { images: &values, shape, aspect_ratio: aspect_ratio.as_deref() };
+            let pixels = Pixels { images: &values, shape: tensor, aspect_ratio: aspect_ratio.as_deref() };
             let content_hash = identity.content_hash(&pixels.digest(), None);
             (values, aspect_ratio, content_hash)
         });
@@ -204,7 +205,7 @@ impl<'a> RequestContext<'a> {
         let model = &self.service.model;
         let tiles: u64 = num_tiles.iter().map(|tiles| tiles.unsigned_abs()).sum();
         outputs.require_room(num_tiles.len(), tiles.saturating_mul(model.tile_embeddings_len() as u64))?;
-        let known = self.known_embeddings(&content_hashes);
+        let known = self.known_embeddings(&content_hashes)?;
         let lookup = self.service.cache.as_ref().map(|_| if known.is_some() { Lookup::Hit } else { Lookup::Miss });
         let reply = match known {
             Some(reply) => reply,
@@ -236,14 +237,14 @@ impl<'a> RequestContext<'a> {
     }
 
     /// The embeddings of these content hashes, if the cache has them.
-    fn known_embeddings(&mut self, content_hashes: &[Digest]) -> Option<Reply> {
-        let cache = self.service.cache.as_ref()?;
-        let found = cache.find(content_hashes)?;
+    fn known_embeddings(&mut self, content_hashes: &[Digest]) -> Result<Option<Reply>, ApiError> {
+        let Some(cache) = &self.service.cache else { return Ok(None) };
+        let Some(found) = cache.find(content_hashes) else { return Ok(None) };
         let bytes = found.iter().map(Bytes::len).sum();
         // The request has reserved memory for its embeddings in f32.
-        let reply = block_in_place_if_large(bytes, || Reply::known(cache.widen(&found)));
+        let embeddings = block_in_place_if_large(bytes, || cache.widen(&found))?;
         self.end_stage(Stage::Cache);
-        Some(reply)
+        Ok(Some(Reply::known(embeddings)))
     }
 
     /// Puts embeddings into the cache, if there is one.

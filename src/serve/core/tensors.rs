@@ -6,6 +6,7 @@ use super::error::ApiError;
 use super::shared_memory::Window;
 use crate::dtype::Dtype;
 use crate::error::{Error, InputError};
+use crate::memory;
 
 const NAMES: [&str; 3] = ["image", "pixels", "aspect_ratio"];
 
@@ -178,7 +179,7 @@ impl Tensor {
         let values = match self.elements {
             Elements::Floats(values) if dtype == Dtype::F32 => values,
             Elements::Numbers(numbers) if dtype == Dtype::F32 => {
-                numbers.into_iter().map(|number| number as f32).collect()
+                memory::collect(numbers.into_iter().map(|number| number as f32))?
             }
             Elements::Binary(bytes) => {
                 if Some(bytes.len()) != len.and_then(|len| len.checked_mul(dtype.size())) {
@@ -189,9 +190,7 @@ impl Tensor {
                         self.datatype
                     ));
                 }
-                let mut values = vec![0.0; bytes.len() / dtype.size()];
-                dtype.widen(&bytes, &mut values);
-                values
+                dtype.widened(&bytes)?
             }
             _ => return refuse(format!("must be binary data in {}", self.datatype)),
         };
@@ -213,10 +212,10 @@ impl Tensor {
                 if let Some(number) = numbers.iter().find(|number| number.fract() != 0.0) {
                     return refuse(format!("must hold whole numbers, found {number}"));
                 }
-                numbers.into_iter().map(|number| number as i64).collect()
+                memory::collect(numbers.into_iter().map(|number| number as i64))?
             }
             Elements::Binary(bytes) if bytes.len() % 8 == 0 => {
-                bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+                memory::collect(bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)))?
             }
             Elements::Binary(bytes) => return refuse(format!("has {} bytes, not a multiple of 8", bytes.len())),
             Elements::Shared(_) | Elements::Floats(_) | Elements::Files(_) => {
@@ -226,7 +225,7 @@ impl Tensor {
         if Some(values.len()) != n.checked_mul(2) {
             return refuse(format!("has {} elements, its shape is [{n}, 2]", values.len()));
         }
-        Ok(values.as_chunks().0.to_vec())
+        Ok(memory::copy(values.as_chunks().0)?)
     }
 }
 

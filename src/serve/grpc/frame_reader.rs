@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 
 use crate::batch::Place;
+use crate::memory;
 use crate::serve::core::error::ApiError;
 
 /// The messages of a request's body.
@@ -58,7 +59,7 @@ impl FrameReader {
     /// # Errors
     /// [`ApiError::BodyBroken`].
     pub(super) async fn message(&mut self, len: usize) -> Result<Bytes, ApiError> {
-        let mut message = Vec::with_capacity(len);
+        let mut message = memory::reserve(len)?;
         self.fill(len, |_, bytes| message.extend_from_slice(bytes)).await?;
         Ok(message.into())
     }

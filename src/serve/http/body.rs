@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use http_body_util::BodyExt;
 
 use crate::batch::Place;
+use crate::memory;
 use crate::serve::core::body::in_time;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::request::RequestContext;
@@ -55,7 +56,7 @@ async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Api
         return Err(ApiError::BodyTooLarge { limit });
     }
     place.hold(known.unwrap_or(0))?;
-    let mut bytes = Vec::with_capacity(known.unwrap_or(0) as usize);
+    let mut bytes = memory::reserve(known.unwrap_or(0) as usize)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| ApiError::BodyBroken { reason: e.to_string() })?;
         let Some(data) = frame.data_ref() else { continue };
@@ -65,7 +66,7 @@ async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Api
         if known.is_none() {
             place.hold(data.len() as u64)?;
         }
-        bytes.extend_from_slice(data);
+        memory::append(&mut bytes, data)?;
     }
     Ok(bytes.into())
 }

@@ -16,6 +16,8 @@ use rayon::prelude::*;
 use crate::batch::Place;
 use crate::digest::Digest;
 use crate::dtype::Dtype;
+use crate::error::InputError;
+use crate::memory;
 use lru::Lru;
 
 /// Values that are widened in one piece.
@@ -80,9 +82,12 @@ impl Cache {
     }
 
     /// One after another, in f32.
-    pub(crate) fn widen(&self, found: &[Bytes]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// [`InputError::OutOfMemory`].
+    pub(crate) fn widen(&self, found: &[Bytes]) -> Result<Vec<f32>, InputError> {
         let size = self.dtype.size();
-        let mut values = vec![0.0; found.iter().map(Bytes::len).sum::<usize>() / size];
+        let mut values = memory::filled(found.iter().map(Bytes::len).sum::<usize>() / size)?;
         let mut rest = &mut values[..];
         for bytes in found {
             let (own, others) = rest.split_at_mut(bytes.len() / size);
@@ -90,7 +95,7 @@ impl Cache {
             let pieces = own.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE * size));
             pieces.for_each(|(values, bytes)| self.dtype.widen(bytes, values));
         }
-        values
+        Ok(values)
     }
 
     /// Keeps embeddings, of which so many values belong to each content hash. The copy is the request's until the cache
@@ -103,7 +108,9 @@ impl Cache {
         for (content_hash, len) in content_hashes.iter().zip(lens) {
             let (own, others) = rest.split_at(*len);
             rest = others;
-            let bytes = Bytes::from(self.dtype.narrowed(own));
+            // Without memory for the copy, nothing is kept.
+            let Ok(bytes) = self.dtype.try_narrowed(own) else { return };
+            let bytes = Bytes::from(bytes);
             let len = bytes.len() as u64;
             // Large memory is not given back under the lock.
             let evicted = self.lock().insert(*content_hash, bytes, len);
@@ -137,7 +144,7 @@ mod tests {
             let (first, second) = exact.split_at(40_001);
             let found = [first, second].map(|values| Bytes::from(dtype.narrowed(values)));
             let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&cache.widen(&found)) == bits(&exact), "{dtype}");
+            assert!(bits(&cache.widen(&found).unwrap()) == bits(&exact), "{dtype}");
         }
     }
 }

@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 
+use crate::memory;
+
 /// The extension's name among those of the server.
 pub(crate) const EXTENSION: &str = "system_shared_memory";
 
@@ -83,6 +85,8 @@ pub(crate) enum RegionError {
     Beyond { offset: u64, byte_size: u64, within: String, found: u64 },
     #[error("output {output} takes {needed} bytes, its shared memory has {found}")]
     TooSmall { output: &'static str, needed: u64, found: u64 },
+    #[error("{bytes} bytes of shared memory are to be copied, for which memory could not be had")]
+    OutOfMemory { bytes: u64 },
     #[error("region {name:?} cannot be read or written: {source}")]
     Io { name: String, source: io::Error },
 }
@@ -216,10 +220,11 @@ impl Window {
     /// A copy of what is there, whose bytes the caller has held.
     ///
     /// # Errors
-    /// [`RegionError::Beyond`] where the object was cut short, [`RegionError::Io`].
+    /// [`RegionError::Beyond`] where the object was cut short, [`RegionError::OutOfMemory`], [`RegionError::Io`].
     pub(crate) fn read(&self) -> Result<Bytes, RegionError> {
         self.region.require(self.offset, self.byte_size)?;
-        let mut bytes = vec![0; self.byte_size as usize];
+        let len = usize::try_from(self.byte_size).unwrap_or(usize::MAX);
+        let mut bytes = memory::filled(len).map_err(|_| RegionError::OutOfMemory { bytes: self.byte_size })?;
         let read = self.region.file.read_exact_at(&mut bytes, self.region.offset + self.offset);
         read.map_err(|source| self.region.failed(source))?;
         Ok(bytes.into())

@@ -1,0 +1,70 @@
+//! Memory whose size comes from outside. Where it lacks, the call fails and nothing else does.
+
+use crate::error::InputError;
+
+/// Room for `len` values, none of which is there yet.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>, InputError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| out_of_memory::<T>(len))?;
+    Ok(values)
+}
+
+/// `len` default values.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn filled<T: Clone + Default>(len: usize) -> Result<Vec<T>, InputError> {
+    let mut values = reserve(len)?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
+/// All values of an iterator that knows how many they are.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn collect<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>, InputError> {
+    let mut collected = reserve(values.len())?;
+    collected.extend(values);
+    Ok(collected)
+}
+
+/// A copy of values.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn copy<T: Copy>(values: &[T]) -> Result<Vec<T>, InputError> {
+    collect(values.iter().copied())
+}
+
+/// Appends values.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn append<T: Copy>(to: &mut Vec<T>, values: &[T]) -> Result<(), InputError> {
+    to.try_reserve(values.len()).map_err(|_| out_of_memory::<T>(values.len()))?;
+    to.extend_from_slice(values);
+    Ok(())
+}
+
+fn out_of_memory<T>(len: usize) -> InputError {
+    InputError::OutOfMemory { bytes: (len as u64).saturating_mul(size_of::<T>() as u64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error_that_says_how_much() {
+        let len = isize::MAX as usize / 2;
+        assert_eq!(reserve::<u64>(len), Err(InputError::OutOfMemory { bytes: 8 * len as u64 }));
+        assert_eq!(filled::<u8>(usize::MAX), Err(InputError::OutOfMemory { bytes: u64::MAX }));
+        let mut bytes = vec![1u8];
+        append(&mut bytes, &[2, 3]).unwrap();
+        assert_eq!((bytes, copy(&[4, 5]), filled::<i64>(2)), (vec![1, 2, 3], Ok(vec![4, 5]), Ok(vec![0, 0])));
+    }
+}
