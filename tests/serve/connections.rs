@@ -202,7 +202,7 @@ fn a_system_without_room_for_a_connection_is_waited_for() {
 
 #[test]
 fn a_client_that_vanishes_in_its_body_or_its_wait_holds_nothing() {
-    // A batch waits for its three tiles: those that vanish have one each, and who comes last has all three.
+    // A batch waits for three tiles: pictures that vanish have fewer, and the last one has enough.
     let server = Server::start(&["--max-delay", "600000", "--max-batch-tiles", "3"]);
     let body = server::picture("image1.png");
     for sent in [1, body.len() / 2, body.len()] {

@@ -370,8 +370,8 @@ fn tensors_that_are_not_where_they_are_said_to_be_are_refused() {
 
 #[test]
 fn a_request_that_has_begun_keeps_its_regions() {
-    // A batch waits for four tiles: the request's three, and one that comes when its regions are others.
-    let server = Server::start(&[&ON[..], &["--max-delay", "600000", "--max-batch-tiles", "4"]].concat());
+    // A batch waits for eight tiles: the request's four, padding among them, and as many that come when its regions are others.
+    let server = Server::start(&[&ON[..], &["--max-delay", "600000", "--max-batch-tiles", "8"]].concat());
     let (image, len) = Object::of_picture("image0.png");
     let results = Object::new(EMBEDDINGS);
     share(&server, "in", &image);
@@ -388,7 +388,7 @@ fn a_request_that_has_begun_keeps_its_regions() {
     assert_eq!(server.post("/v2/systemsharedmemory/unregister", &[], b"").status, 200);
     let others = Object::new(EMBEDDINGS);
     share(&server, "out", &others);
-    assert_eq!(server.post("/v1/encode", &[], &picture("image1.png")).status, 200);
+    assert_eq!(server.post("/v1/encode", &[], &picture("image0.png")).status, 200);
     let response = read_response(&mut inside);
     assert_eq!(response.status, 200, "{}", response.text());
     assert!(results.read(0, EMBEDDINGS) == bytes_of(&expected(&["image0.png"])));
