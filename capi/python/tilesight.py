@@ -3,7 +3,7 @@
     import tilesight
 
     with tilesight.Encoder("Llama-3.2-11B-Vision") as encoder:
-        [embeddings] = encoder.encode([open("photo.jpg", "rb").read()])    # [tiles * tokens, width], numpy
+        embeddings = encoder.encode("photo.jpg")    # [tiles * tokens, width], numpy; a list of pictures gives a list
 
 The library is looked for where TILESIGHT_LIBRARY says, then where the system looks. Arrays are taken as DLPack hands them
 over, so torch's, numpy's and others' do, bfloat16 included; nothing is copied that is contiguous.
@@ -11,6 +11,7 @@ over, so torch's, numpy's and others' do, bfloat16 included; nothing is copied t
 
 import ctypes
 import ctypes.util
+import operator
 import os
 from dataclasses import dataclass
 
@@ -175,7 +176,8 @@ class Encoder:
                      kernels=kernels)  # fmt: skip
         texts = {name: None if text is None else os.fsencode(text) for name, text in texts.items()}
         self._handle = _Encoder()
-        options = _Options(**texts, threads=threads, max_batch_tiles=max_batch_tiles)
+        options = _Options(**texts, threads=_count("threads", threads),
+                           max_batch_tiles=_count("max_batch_tiles", max_batch_tiles))  # fmt: skip
         _call("open", ctypes.byref(options), ctypes.byref(self._handle))
         about = _Description()
         _call("describe", self._handle, ctypes.byref(about))
@@ -206,14 +208,18 @@ class Encoder:
             self.close()
 
     def measure(self, picture):
-        """What becomes of a picture (the bytes of a JPEG, PNG or WebP file), from its header alone."""
-        found = _Picture()
-        _call("measure", self._handle, bytes(picture), len(picture), ctypes.byref(found))
+        """What becomes of a picture (a JPEG, PNG or WebP file: its bytes, its path, or an open file), from its header alone."""
+        picture, found = _file(picture), _Picture()
+        _call("measure", self._handle, picture, len(picture), ctypes.byref(found))
         return Picture(*[getattr(found, field) for field in Picture.__dataclass_fields__])
 
     def encode(self, pictures):
-        """Encodes pictures, given as the bytes of their files: for each its embeddings, [tiles * tokens, width], f32."""
-        pictures = [bytes(picture) for picture in pictures]
+        """Encodes a list of pictures: for each its embeddings, [tiles * tokens, width], f32. A picture is a JPEG, PNG or
+        WebP file: its bytes, its path, or an open file. One picture that is no list is encoded alone, and its embeddings
+        are returned without a list."""
+        if isinstance(pictures, _FILES) or hasattr(pictures, "read"):
+            return self.encode([pictures])[0]
+        pictures = [_file(picture) for picture in pictures]
         rows = [self.measure(picture).num_rows for picture in pictures]
         embeddings = numpy.empty((sum(rows), self.embed_dim), numpy.float32)
         files = (_Bytes * len(pictures))(*[_Bytes(picture, len(picture)) for picture in pictures])
@@ -225,7 +231,7 @@ class Encoder:
         [b, i * t * tokens, width], f32."""
         with _Tensor(pixels) as tensor:
             tensor.require("host")
-            ratios = _ratios(aspect_ratio)
+            ratios = tensor.ratios(aspect_ratio)
             given = _Pixels(data=tensor.address, shape=tensor.six(), aspect_ratio=_address(ratios), dtype=tensor.dtype)
             b, i, t = tensor.shape[:3]
             embeddings = numpy.empty((b, i * t * self.num_tokens, self.embed_dim), numpy.float32)
@@ -241,7 +247,7 @@ class Encoder:
             output.require("GPU")
             if output.dtype != DTYPES[self.computed_in]:
                 raise TypeError(f"out must be {self.computed_in}")
-            ratios = _ratios(aspect_ratio)
+            ratios = tensor.ratios(aspect_ratio)
             given = _DevicePixels(address=tensor.address, shape=tensor.six(), aspect_ratio=_address(ratios),
                                   dtype=tensor.dtype, padding=PADDING[padding])  # fmt: skip
             target = _DeviceOutput(address=output.address, capacity=output.nbytes)
@@ -253,8 +259,28 @@ def _output(embeddings):
     return _Output(data=embeddings.ctypes.data, capacity=embeddings.nbytes, dtype=DTYPES["f32"])
 
 
-def _ratios(aspect_ratio):
-    return None if aspect_ratio is None else numpy.ascontiguousarray(aspect_ratio, dtype=numpy.int64)
+#: What stands for a picture's file, besides an open file.
+_FILES = (bytes, bytearray, memoryview, str, os.PathLike)
+
+
+def _file(picture):
+    """The bytes of a picture's file."""
+    if isinstance(picture, (str, os.PathLike)):
+        with open(picture, "rb") as file:
+            return file.read()
+    if hasattr(picture, "read"):
+        picture = picture.read()
+    if not isinstance(picture, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a picture is the bytes of a file, its path or an open file, found {type(picture).__name__}")
+    return bytes(picture)
+
+
+def _count(name, value):
+    """A count that the library takes as 32 bits; ctypes would cut it in silence."""
+    value = operator.index(value)
+    if not 0 <= value < 1 << 32:
+        raise ValueError(f"{name} must lie in 0..2**32, found {value}")
+    return value
 
 
 def _address(array):
@@ -317,7 +343,20 @@ class _Tensor:
     def six(self):
         if len(self.shape) != 6:
             raise ValueError(f"pixels must be [b, i, t, channels, s, s], found {list(self.shape)}")
+        if 0 in self.shape:
+            raise ValueError(f"pixels must have at least one element, found {list(self.shape)}")
         return (ctypes.c_uint64 * 6)(*self.shape)
+
+    def ratios(self, aspect_ratio):
+        """The aspect ratios of this tensor's images, [b, i, 2]. The library reads as many as there are images."""
+        self.six()
+        if aspect_ratio is None:
+            return None
+        given = numpy.asarray(aspect_ratio)
+        if given.dtype.kind not in "iu" or given.shape != (*self.shape[:2], 2):
+            expected = [*self.shape[:2], 2]
+            raise ValueError(f"aspect_ratio must hold whole numbers {expected}, found {given.dtype} {list(given.shape)}")
+        return numpy.ascontiguousarray(given, dtype=numpy.int64)
 
     def require(self, where):
         if self._where != where:

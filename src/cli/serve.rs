@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::{Args, ValueEnum, value_parser};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -38,13 +39,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_connections: usize,
     /// How long a request's head may take, from its first byte or from the connection's beginning
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = seconds())]
     header_timeout: u64,
     /// How long a connection, or a stream of gRPC, may stay between an answer and the next request
-    #[arg(long, value_name = "SECONDS", default_value_t = 75)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = seconds())]
     idle_timeout: u64,
     /// How long the reader of an answer may take nothing of it before it is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     write_timeout: u64,
     /// How many bytes a second the reader of an answer takes at least, over each --write-timeout, before it is dropped
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
@@ -79,13 +80,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
     /// How long a batch that is not full waits for more
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0, value_parser = value_parser!(u64).range(..=1000 * MAX_SECONDS))]
     max_delay: u64,
     /// How long a request may take; the headers tilesight-timeout-ms and grpc-timeout ask for less
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     /// How long a batch may compute before the encoder counts as lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = seconds())]
     batch_timeout: u64,
     /// How the log is written, to standard error
     #[arg(long, value_name = "FORM", default_value = "text")]
@@ -94,8 +95,16 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
     /// How long requests that are there are worked on after SIGTERM; a second signal ends at once
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     drain_timeout: u64,
+}
+
+/// The longest time that an option takes, a year: the clock of a process can be added to no further than it counts.
+const MAX_SECONDS: u64 = 366 * 24 * 3600;
+
+/// A time of an option.
+fn seconds() -> impl TypedValueParser<Value = u64> {
+    value_parser!(u64).range(..=MAX_SECONDS)
 }
 
 /// What a line of the log is.

@@ -16,6 +16,9 @@ use crate::plan::{Capacity, Semantics};
 /// about a gigabyte of working memory at the published geometry.
 const MAX_BATCH_TILES: usize = 8;
 
+/// Threads of an encoder at most. No machine has as many cores, and a mistyped number would start threads for minutes.
+const MAX_THREADS: usize = 1024;
+
 /// The choices an [`Encoder`] is built from; everything but the model has a default.
 #[derive(Debug, Default)]
 pub struct EncoderBuilder {
@@ -102,7 +105,7 @@ impl EncoderBuilder {
         self
     }
 
-    /// Threads to compute on where the CPU does it; 0, the default, takes one for each core.
+    /// Threads to compute on where the CPU does it, at most 1024; 0, the default, takes one for each core.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -130,6 +133,11 @@ impl EncoderBuilder {
     /// type or with the kernels, or no model was named; [`InputError::OutOfMemory`] where
     /// [`max_batch_tiles`](Self::max_batch_tiles) is beyond what a GPU could have.
     pub fn build(mut self) -> Result<Encoder> {
+        if self.threads > MAX_THREADS {
+            let reason = "there may be 1024 at most";
+            let found = self.threads.to_string();
+            return Err(InputError::Unavailable { option: "threads", found, reason }.into());
+        }
         let checkpoint = match self.model {
             Some(Model::Path(path)) => Checkpoint::open(&path)?,
             Some(Model::Checkpoint(checkpoint)) => checkpoint,

@@ -69,6 +69,13 @@ def main(model, expected, *paths):
         assert [len(rows) for rows in found] == [p.num_rows for p in measured]
         assert (numpy.concatenate(found) == embeddings).all()
         assert encoder.encode([]) == []
+        # A picture is the bytes of a file, its path, or an open file; alone or in a list.
+        with open(paths[0], "rb") as file:
+            for one in (paths[0], pathlib.Path(paths[0]), file, bytearray(pictures[0]), memoryview(pictures[0])):
+                assert (encoder.encode(one) == found[0]).all()
+        assert (encoder.encode([paths[0], pictures[-1]])[1] == found[-1]).all()
+        for other in (1, [1], [pictures[0], None], numpy.zeros((2, 2, 3), numpy.uint8)):
+            refused("TypeError", "", lambda: encoder.encode(other))
 
         side, tiles = encoder.tile_size, encoder.max_num_tiles
         pixels = numpy.random.default_rng(1).standard_normal((1, 2, tiles, 3, side, side), numpy.float32)
@@ -102,12 +109,19 @@ def main(model, expected, *paths):
         refused("input", "aspect_ratio", lambda: encoder.encode_pixels(pixels))
         refused("ValueError", "contiguous", lambda: encoder.encode_pixels(pixels[..., ::-1], ratios))
         refused("ValueError", "[b, i, t", lambda: encoder.encode_pixels(pixels[0], ratios))
+        refused("ValueError", "at least one", lambda: encoder.encode_pixels(pixels[:, :0], ratios))
+        # The library would read as many ratios as there are images.
+        for wrong in ([[[1, 2]]], [[1, 2], [1, 1]], [[[1, 2], [1, 1], [1, 1]]], [[[1.0, 2.0], [1.0, 1.0]]], [], 1):
+            refused("ValueError", "[1, 2, 2]", lambda: encoder.encode_pixels(pixels, wrong))
         refused("TypeError", "float32", lambda: encoder.encode_pixels(pixels.astype(numpy.float64), ratios))
         refused("TypeError", "DLPack", lambda: encoder.encode_pixels([1.0], ratios))
         refused("ValueError", "GPU's memory", lambda: encoder.enqueue_pixels(pixels, whole, ratios, stream=None))
         identity = encoder.identity
     refused("invalid handle", "no encoder", lambda: encoder.measure(pictures[0]))
     refused("checkpoint", "/nowhere", lambda: tilesight.Encoder("/nowhere"))
+    for count in (-1, 1 << 32):
+        refused("ValueError", "threads", lambda: tilesight.Encoder(model, threads=count))
+        refused("ValueError", "max_batch_tiles", lambda: tilesight.Encoder(model, max_batch_tiles=count))
     refused("unavailable", "tpu", lambda: tilesight.Encoder(model, device="tpu"))
     with tilesight.Encoder(model, device="cpu", threads=1) as encoder:
         assert encoder.identity == identity and (numpy.concatenate(encoder.encode(pictures)) == embeddings).all()

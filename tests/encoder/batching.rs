@@ -2,8 +2,9 @@
 //! threads, the run, or what else runs beside it, to the bit. Computing equal rows once changes it by roundings only.
 
 use tilesight::checkpoint::{RandomWeights, demo_config};
+use tilesight::error::InputError;
 use tilesight::plan::Semantics;
-use tilesight::{Dtype, Encoder, EncoderConfig};
+use tilesight::{Dtype, Encoder, EncoderConfig, Error};
 
 use crate::closeness::{F32_LIMIT, assert_close};
 use crate::golden_cases::Case;
@@ -126,6 +127,14 @@ fn pixel_tensors_are_batched_the_same() {
                 assert_same_bits(&what, &[batch], std::slice::from_ref(&alone));
             }
         }
+    }
+}
+
+#[test]
+fn threads_are_bounded() {
+    for threads in [1025, 100_000, usize::MAX] {
+        let refused = on_cpu().demo().threads(threads).build().err().unwrap();
+        assert!(matches!(refused, Error::Input(InputError::Unavailable { option: "threads", .. })), "{refused}");
     }
 }
 

@@ -19,6 +19,7 @@ mod framing;
 mod grpc;
 mod grpc_client;
 mod grpc_limits;
+mod hostile;
 mod http;
 mod load;
 mod pages;

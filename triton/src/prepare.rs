@@ -151,12 +151,12 @@ impl Cutter<'_> {
             }
             Contents::Pixels { values, shape, aspect_ratio } => {
                 let [n, _, num_tiles, ..] = shape;
-                // From here on the shape is as large as the values are many.
-                Pixels { images: &values, shape, aspect_ratio: None }.check(self.config)?;
                 let most = self.config.max_num_tiles;
                 if num_tiles > most {
                     return Err(Refusal::invalid(format!("pixels may have {most} tiles an image, found {num_tiles}")));
                 }
+                // From here on the shape is as large as the values are many.
+                Pixels { images: &values, shape, aspect_ratio: None }.check(self.config)?;
                 Ok(Prepared {
                     num_tiles: vec![num_tiles; n],
                     aspect_ratios: aspect_ratio.clone().unwrap_or_else(|| vec![[1, 1]; n]),

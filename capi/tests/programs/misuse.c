@@ -183,6 +183,14 @@ static void pixels(tilesight_encoder encoder) {
     wrong = good;
     wrong.shape[1] = 0;
     EXPECT(tilesight_encode_pixels(encoder, &wrong, &output), INPUT, "at least 1");
+    // No elements, but a count that would be a large one, for an output that says it has room.
+    wrong = good;
+    wrong.shape[0] = 100000000000000;
+    wrong.shape[4] = 0;
+    tilesight_output claimed = output;
+    claimed.capacity = SIZE_MAX / 2;
+    claimed.dtype = TILESIGHT_DTYPE_BF16;
+    EXPECT(tilesight_encode_pixels(encoder, &wrong, &claimed), INPUT, "images must have shape");
     wrong = good;
     wrong.shape[3] = 1;
     EXPECT(tilesight_encode_pixels(encoder, &wrong, &output), INPUT, "images");

@@ -134,6 +134,7 @@ fn tensors_that_are_not_what_they_say_are_refused() {
         (pixels(DataType::INT64, &[1, 4, 3, 28, 28], 0), "must be FP32, FP16 or BF16"),
         (pixels(DataType::FP16, &[1, 4, 3, 28, 28], 18817), "has 18817 bytes"),
         (pixels(DataType::FP32, &[1, 4, i64::MAX, i64::MAX, 28], 4), "has 4 bytes"),
+        (pixels(DataType::FP32, &[1 << 46, 4, 3, 28, 0], 0), "images must have shape"),
         (pixels(DataType::FP32, &[1, 5, 1, 1, 1], 20), "may have 4 tiles an image, found 5"),
         (request(twice(), &ALL), "has one of the inputs"),
         (request(vec![], &ALL), "has one of the inputs"),
