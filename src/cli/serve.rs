@@ -35,6 +35,14 @@ pub(super) struct Arguments {
     /// Serve HTTP alone
     #[arg(long, conflicts_with = "grpc_listen")]
     no_grpc: bool,
+    /// A name besides localhost and loopback addresses that clients may call the server by, in the header Host; may be
+    /// given several times. A server on a loopback address answers to no other; elsewhere any will do where none is named
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// An origin, as https://example.org, whose pages may use the server from a browser; may be given several times.
+    /// Pages of all others get 403
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    allow_origin: Vec<String>,
     /// Connections that are there at once; more wait to be accepted
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_connections: usize,
@@ -107,6 +115,14 @@ fn seconds() -> impl TypedValueParser<Value = u64> {
     value_parser!(u64).range(..=MAX_SECONDS)
 }
 
+/// An origin, as browsers write it.
+fn origin(text: &str) -> std::result::Result<String, &'static str> {
+    let expected = "an origin is a scheme and a host, and a port if need be, as https://example.org";
+    let (scheme, authority) = text.split_once("://").ok_or(expected)?;
+    let is_whole = !scheme.is_empty() && !authority.is_empty() && !authority.contains(['/', '?', '#', '@']);
+    if is_whole { Ok(text.to_ascii_lowercase()) } else { Err(expected) }
+}
+
 /// What a line of the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LogForm {
@@ -166,6 +182,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options {
         listen: arguments.listen,
         grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
+        allow_hosts: arguments.allow_host.clone(),
+        allow_origins: arguments.allow_origin.clone(),
         connections: Connections {
             max: arguments.max_connections,
             header_timeout: Duration::from_secs(arguments.header_timeout),

@@ -12,8 +12,8 @@ use mozjpeg::{ColorSpace, Decompress};
 
 use crate::error::{ImageError, Result};
 use crate::image::limits::Limits;
-use crate::memory;
 use crate::image::picture::Image;
+use crate::memory;
 
 const FORMAT: &str = "JPEG";
 

@@ -6,8 +6,8 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Reader, Transformat
 
 use crate::error::{ImageError, Result};
 use crate::image::limits::Limits;
-use crate::memory;
 use crate::image::picture::Image;
+use crate::memory;
 
 const FORMAT: &str = "PNG";
 

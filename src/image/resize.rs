@@ -10,8 +10,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::memory;
 use crate::image::weights::{self, PRECISION_BITS, Weights};
+use crate::memory;
 
 /// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that
 /// every core gets some.

@@ -7,8 +7,8 @@ use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::{ImageError, Result};
 use crate::image::limits::Limits;
-use crate::memory;
 use crate::image::picture::Image;
+use crate::memory;
 
 const FORMAT: &str = "WebP";
 

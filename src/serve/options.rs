@@ -10,6 +10,11 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The address to listen on for gRPC, where it is served.
     pub grpc_listen: Option<SocketAddr>,
+    /// Names besides `localhost` and loopback addresses that clients may call the server by. On an address that is no
+    /// loopback any name will do where this is empty.
+    pub allow_hosts: Vec<String>,
+    /// Origins whose pages may use the server from a browser, as `https://example.org`.
+    pub allow_origins: Vec<String>,
     /// What connections may take.
     pub connections: Connections,
     /// Requests between their first byte and the last byte of their answer.

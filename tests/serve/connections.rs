@@ -74,7 +74,7 @@ fn a_connection_that_asks_for_nothing_has_an_end_and_one_that_asks_again_has_non
     const IDLE: Duration = Duration::from_secs(2);
     let server = Server::start(&["--idle-timeout", "2", "--header-timeout", "60"]);
     let mut stream = server.connect();
-    let ask = b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n";
+    let ask = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n";
     // Questions at a tenth of that time from one another, over more than that time.
     let first = Instant::now();
     while first.elapsed() < IDLE + IDLE / 4 {
@@ -173,7 +173,7 @@ fn connections_have_a_cap_beyond_which_they_wait() {
     let server = Server::start(&["--max-connections", "2"]);
     let held = [server.connect(), server.connect()];
     let mut third = server.connect();
-    third.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    third.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(third.read(&mut [0]).is_err(), "a third connection was served");
     drop(held);
@@ -191,7 +191,7 @@ fn a_system_without_room_for_a_connection_is_waited_for() {
     server.wait_until_ready();
     let held: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
     let mut waiting = server.connect();
-    waiting.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    waiting.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(waiting.read(&mut [0]).is_err(), "there was room");
     drop(held);

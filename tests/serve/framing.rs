@@ -157,8 +157,9 @@ fn http_that_is_broken_anywhere_is_refused() {
     let infer = "/v2/models/tilesight/infer";
     let head = post_head(infer, &[("Inference-Header-Content-Length", &json_len)], binary.len());
     let chunked = |chunks: &[&[u8]]| {
-        let head =
-            format!("POST {infer} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let head = format!(
+            "POST {infer} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
         let chunks =
             chunks.iter().flat_map(|chunk| [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
         [head.into_bytes(), chunks.collect(), b"0\r\n\r\n".to_vec()].concat()
@@ -168,7 +169,7 @@ fn http_that_is_broken_anywhere_is_refused() {
         [post_head("/v1/encode?dtype=fp16", &[], picture.len()).into_bytes(), picture].concat(),
         [head.into_bytes(), binary].concat(),
         chunked(&[first, second]),
-        b"GET /v2/models/tilesight/config HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(),
+        b"GET /v2/models/tilesight/config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
     ];
     for request in &requests {
         let answer = exchange(server.address, request);
@@ -230,7 +231,7 @@ fn http2_that_is_broken_anywhere_is_refused() {
     try_all(&[whole.clone(), whole[..200].to_vec()], 100, |_, bytes| drop(exchange(server.grpc, &bytes)));
     // The preface, or anything else, at the other protocol's address.
     exchange(server.address, &whole);
-    exchange(server.grpc, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    exchange(server.grpc, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     exchange(server.grpc, &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
     assert_unharmed(&server);
 }

@@ -52,7 +52,8 @@ enum Expected {
 impl Request {
     fn bytes(&self) -> Vec<u8> {
         let Self { path, headers, body, .. } = self;
-        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
         [head.as_bytes(), body].concat()
     }
 }

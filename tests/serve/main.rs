@@ -22,6 +22,7 @@ mod grpc_limits;
 mod hostile;
 mod http;
 mod load;
+mod origin;
 mod pages;
 mod server;
 mod shared_memory;

@@ -14,7 +14,10 @@ use crate::server::{Response, Server};
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "DELETE", "PATCH"];
 
 fn request(server: &Server, method: &str, path: &str) -> Response {
-    server.send(&format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), b"")
+    server.send(
+        &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+        b"",
+    )
 }
 
 fn folder(path: &str) -> PathBuf {

@@ -26,6 +26,10 @@ pub(crate) enum ApiError {
     BodyTooSlow,
     #[error("the body ended early: {reason}")]
     BodyBroken { reason: String },
+    #[error("the Host is none of this server's names; --allow-host adds one")]
+    ForeignHost,
+    #[error("a browser sent this for a page of another site; --allow-origin lets its pages in")]
+    ForeignOrigin,
     #[error("{reason}")]
     Malformed { reason: String },
     #[error("{what} is not here")]
@@ -57,6 +61,8 @@ impl ApiError {
             Self::Region(error) => region_status(error),
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken { .. } | Self::Malformed { .. } | Self::Unimplemented { .. } => StatusCode::BAD_REQUEST,
+            Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             // 304 is for GET and HEAD alone.
             Self::NotModified { .. } => StatusCode::PRECONDITION_FAILED,

@@ -72,6 +72,6 @@ async fn read(body: &mut Body, place: &Place, limit: usize) -> Result<Bytes, Api
 }
 
 /// Reads a body on and keeps nothing of it.
-fn drain(mut body: Body) {
+pub(super) fn drain(mut body: Body) {
     tokio::spawn(tokio::time::timeout(DRAIN, async move { while let Some(Ok(_)) = body.frame().await {} }));
 }

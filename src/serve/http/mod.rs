@@ -6,12 +6,14 @@ mod error;
 mod health;
 pub(super) mod infer;
 mod metadata;
+mod origin;
 mod page;
 mod shared_memory;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use super::core::access_log;
@@ -44,6 +46,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .merge(shared_memory)
         .merge(page::routes())
         .fallback(error::not_found)
-        .layer(axum::middleware::from_fn_with_state(service.clone(), access_log::requests))
+        .layer(from_fn_with_state(service.clone(), origin::guard))
+        .layer(from_fn_with_state(service.clone(), access_log::requests))
         .with_state(service)
 }
