@@ -8,6 +8,8 @@ mod golden;
 mod grid;
 mod inputs;
 mod inspect;
+#[cfg(feature = "serve")]
+mod log;
 mod model;
 mod output;
 mod pictures;
@@ -22,6 +24,7 @@ mod serve;
 mod system;
 mod tiles;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -73,10 +76,15 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            note(format_args!("error: {error}"));
             ExitCode::from(1)
         }
     }
+}
+
+/// A line on standard error. Nobody may be there to read it, which stops nothing.
+fn note(line: std::fmt::Arguments) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A table for a person to read: no borders but the one under the heading.

@@ -1,11 +1,13 @@
 //! Which model, and how it is to compute: the options that commands share.
 
+use std::fmt::Arguments;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use super::note;
 use crate::checkpoint::Checkpoint;
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -167,16 +169,16 @@ impl Model {
     }
 
     /// Adds the weights to a builder; returns it with whose names they use.
-    fn name(&self, builder: EncoderBuilder) -> Result<(EncoderBuilder, String)> {
+    fn name(&self, builder: EncoderBuilder, tell: &dyn Fn(Arguments)) -> Result<(EncoderBuilder, String)> {
         Ok(match self.open()? {
             Some((checkpoint, config)) => {
                 let names = format!("{}'s", checkpoint.format());
                 (builder.checkpoint(checkpoint).config(config), names)
             }
             None => {
-                eprintln!(
+                tell(format_args!(
                     "no --model given: this is the built-in demo model with random weights; its embeddings mean nothing"
-                );
+                ));
                 (builder.demo(), "torchtune's".to_string())
             }
         })
@@ -186,6 +188,11 @@ impl Model {
 impl EncoderOptions {
     /// Builds the encoder, and says on standard error which model and which semantics it has.
     pub(super) fn build(&self) -> Result<Encoder> {
+        self.build_telling(&note)
+    }
+
+    /// The same, said line by line to `tell`.
+    pub(super) fn build_telling(&self, tell: &dyn Fn(Arguments)) -> Result<Encoder> {
         let Self { model, computing, preprocessing } = self;
         let mut builder = Encoder::builder()
             .device(computing.device.clone())
@@ -203,26 +210,26 @@ impl EncoderOptions {
         if let Some(semantics) = model.semantics {
             builder = builder.semantics(semantics.into());
         }
-        let (builder, names) = model.name(builder)?;
+        let (builder, names) = model.name(builder, tell)?;
         let encoder = builder.build()?;
         let chosen = match model.semantics {
             Some(_) => "as asked".to_string(),
             None => format!("for tensors in {names} names"),
         };
-        eprintln!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics());
-        eprintln!("device: {}, {}", encoder.device(), encoder.precision().activations);
-        print_fallbacks(&encoder.plan(&[[1, 1]])?);
+        tell(format_args!("semantics: {} ({chosen}; --semantics says otherwise)", encoder.semantics()));
+        tell(format_args!("device: {}, {}", encoder.device(), encoder.precision().activations));
+        tell_fallbacks(&encoder.plan(&[[1, 1]])?, tell);
         Ok(encoder)
     }
 }
 
-/// Says on standard error which steps another form's kernels carry out.
-pub(super) fn print_fallbacks(plan: &Plan) {
+/// Says which steps another form's kernels carry out.
+pub(super) fn tell_fallbacks(plan: &Plan, tell: &dyn Fn(Arguments)) {
     let mut named: Vec<String> = Vec::new();
     for (step, form) in plan.fallbacks() {
         if !named.contains(&step.kind()) {
             named.push(step.kind());
-            eprintln!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form);
+            tell(format_args!("{}: beyond the {} kernels, done by the {form} one", step.kind(), plan.target.form));
         }
     }
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::grid::Grid;
-use super::model::{Model, print_fallbacks};
+use super::model::{Model, tell_fallbacks};
+use super::note;
 use super::{readable_bytes, table};
 use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
 use crate::config::EncoderConfig;
@@ -150,7 +151,7 @@ fn print(arguments: &Arguments, plan: &Plan, semantics: Semantics, reason: Optio
     for line in reason.into_iter().chain(source.as_deref()) {
         println!("{line}");
     }
-    print_fallbacks(plan);
+    tell_fallbacks(plan, &note);
     let count = plan.buffers.iter().filter(|buffer| matches!(buffer.place, Place::Arena { .. })).count();
     println!(
         "{} steps, {:.3} TFLOP, {} moved at least; {count} buffers in an arena of {}",

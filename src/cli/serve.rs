@@ -6,11 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
-use clap::{Args, ValueEnum, value_parser};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use clap::{Args, value_parser};
 
+use super::log::{Log, LogForm, LogLevel};
 use super::model::EncoderOptions;
 use crate::error::Result;
 use crate::serve::{Addresses, Connections, Options, ServeError, serve};
@@ -123,47 +121,6 @@ fn origin(text: &str) -> std::result::Result<String, &'static str> {
     if is_whole { Ok(text.to_ascii_lowercase()) } else { Err(expected) }
 }
 
-/// What a line of the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogForm {
-    /// For people
-    Text,
-    /// An object a line, for programs
-    Json,
-}
-
-/// What is worth a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogLevel {
-    Off,
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-
-/// Sends what the server has to say to standard error. An engine that embeds the server sends it elsewhere.
-fn start_log(form: LogForm, level: LogLevel) {
-    let level = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-    };
-    // Of what it is made of only what cannot be sent to a collector is worth a line.
-    let targets =
-        Targets::new().with_target("tilesight", level).with_target("opentelemetry", level.min(LevelFilter::WARN));
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    match form {
-        LogForm::Text => log.with_ansi(false).finish().with(targets).init(),
-        LogForm::Json => {
-            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            log.finish().with(targets).init();
-        }
-    }
-}
-
 /// The collector's address, by the flag or by OpenTelemetry's variables.
 #[cfg(feature = "otel")]
 fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
@@ -177,7 +134,8 @@ fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let encoder = arguments.encoder.build()?;
+    let log = Log::start(arguments.log, arguments.log_level);
+    let encoder = arguments.encoder.build_telling(&|line| log.note(line))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         listen: arguments.listen,
@@ -191,6 +149,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
             write_timeout: Duration::from_secs(arguments.write_timeout),
             min_read_rate: arguments.min_read_rate,
         },
+        lost_log_lines: log.lost_lines(),
         max_requests: arguments.max_requests,
         max_bytes: arguments.max_bytes,
         max_body_bytes: arguments.max_body_bytes,
@@ -205,22 +164,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch_timeout: Duration::from_secs(arguments.batch_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
     };
-    start_log(arguments.log, arguments.log_level);
-    let form = arguments.log;
-    let started = |Addresses { http, grpc }: Addresses| match form {
+    let started = |Addresses { http, grpc }: Addresses| match log.form() {
         LogForm::Text => {
             if let Some(grpc) = grpc {
-                eprintln!("listening on grpc://{grpc}");
+                log.note(format_args!("listening on grpc://{grpc}"));
             }
-            eprintln!("listening on http://{http}");
+            log.note(format_args!("listening on http://{http}"));
         }
         LogForm::Json => tracing::info!(%http, grpc = grpc.map(tracing::field::display), "listening"),
     };
     let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);
     };
-    match form {
-        LogForm::Text => eprintln!("error: {error}"),
+    match log.form() {
+        LogForm::Text => log.note(format_args!("error: {error}")),
         LogForm::Json => tracing::error!(reason = %error, "ended"),
     }
     if let ServeError::Lost { .. } = error {

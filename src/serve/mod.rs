@@ -35,7 +35,7 @@ use core::model::Model;
 use core::service::Service;
 #[cfg(feature = "otel")]
 use core::traces::Traces;
-pub use options::{Connections, Options};
+pub use options::{Connections, LostLogLines, Options};
 
 /// Where a server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The limits and times of a server.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a server takes and how long it waits.
@@ -17,6 +19,8 @@ pub struct Options {
     pub allow_origins: Vec<String>,
     /// What connections may take.
     pub connections: Connections,
+    /// Lines of the log that were lost, for the metrics.
+    pub lost_log_lines: LostLogLines,
     /// Requests between their first byte and the last byte of their answer.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
@@ -42,6 +46,27 @@ pub struct Options {
     pub batch_timeout: Duration,
     /// How long requests that are there are worked on after the first signal to end.
     pub drain_timeout: Duration,
+}
+
+/// How many lines of the log were lost, where the log can tell.
+#[derive(Clone, Default)]
+pub struct LostLogLines(Option<Arc<dyn Fn() -> u64 + Send + Sync>>);
+
+impl LostLogLines {
+    /// `count` is asked whenever the metrics are read.
+    pub fn new(count: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(count)))
+    }
+
+    pub(super) fn count(&self) -> Option<u64> {
+        self.0.as_ref().map(|count| count())
+    }
+}
+
+impl fmt::Debug for LostLogLines {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_tuple("LostLogLines").field(&self.count()).finish()
+    }
 }
 
 /// What connections may take.

@@ -22,6 +22,7 @@ mod grpc_limits;
 mod hostile;
 mod http;
 mod load;
+mod log;
 mod origin;
 mod pages;
 mod server;

@@ -131,7 +131,13 @@ impl Metrics {
     }
 
     /// All of it, with the requests that are there now and the bytes they hold.
-    pub(crate) fn render(&self, (requests, bytes): (usize, u64), cache: Option<Counts>, ready: bool) -> String {
+    pub(crate) fn render(
+        &self,
+        (requests, bytes): (usize, u64),
+        cache: Option<Counts>,
+        ready: bool,
+        lost_log_lines: Option<u64>,
+    ) -> String {
         let mut text = String::new();
         let head = |text: &mut String, name: &str, kind: &str, help: &str| {
             line(text, format_args!("# HELP {name} {help}"));
@@ -143,6 +149,10 @@ impl Metrics {
         line(&mut text, format_args!("tilesight_requests {requests}"));
         head(&mut text, "tilesight_held_bytes", "gauge", "Bytes held for them.");
         line(&mut text, format_args!("tilesight_held_bytes {bytes}"));
+        if let Some(lost) = lost_log_lines {
+            head(&mut text, "tilesight_log_lines_lost_total", "counter", "Lines of the log that were not written.");
+            line(&mut text, format_args!("tilesight_log_lines_lost_total {lost}"));
+        }
         head(&mut text, "tilesight_tiles_total", "counter", "Tiles that were encoded.");
         line(&mut text, format_args!("tilesight_tiles_total {}", self.tiles.load(Ordering::Relaxed)));
         if let Some(Counts { hits, misses, bytes }) = cache {

@@ -22,6 +22,11 @@ pub(super) async fn ready(State(service): State<Arc<Service>>) -> StatusCode {
 /// Prometheus' text format.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
     let cache = service.cache.as_ref().map(Cache::counts);
-    let text = service.metrics.render(service.batcher.load(), cache, service.is_ready());
+    let text = service.metrics.render(
+        service.batcher.load(),
+        cache,
+        service.is_ready(),
+        service.options.lost_log_lines.count(),
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
