@@ -1,5 +1,11 @@
 //! The command line. Answers go to standard output or to the file named; notices, progress and errors to standard
-//! error. Exit codes: 0, 1 for bad input or data and for checks that failed, 2 for usage.
+//! error. Exit codes: 0, 1 for bad input or data and for checks that failed, 2 for usage, 141 where the reader of standard
+//! output has left.
+
+/// A line on standard output, as std's, for which an output that cannot be written is no panic.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::stdout::line(format_args!($($text)*)) };
+}
 
 mod bench;
 mod check;
@@ -21,6 +27,7 @@ mod random;
 mod report_file;
 #[cfg(feature = "serve")]
 mod serve;
+mod stdout;
 mod system;
 mod tiles;
 
@@ -61,6 +68,10 @@ enum Command {
 /// Runs the command line of this process; returns its exit code.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    stdout::guarded(|| dispatch(arguments))
+}
+
+fn dispatch(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Encode(arguments) => encode::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),

@@ -1,7 +1,7 @@
 //! The command line as a contract: forms, files, exit codes, and what a person is told.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tilesight::Pixels;
 use tilesight::image::{Image, Limits};
@@ -316,6 +316,41 @@ fn a_failed_run_loses_nothing() {
     fails(1, "damaged.png", &[&"encode", &"--model", &golden("hf_tiny"), &a, &damaged, &"--output", &out]);
     assert_eq!(std::fs::read(&out).unwrap(), b"precious");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "a partial file was left behind");
+}
+
+/// As other programs end whose reader has left: quietly, and with the status of SIGPIPE.
+#[test]
+fn a_reader_that_leaves_ends_a_command_quietly() {
+    let rocket = pictures()[0].display().to_string();
+    let folder = folder();
+    let output = folder.path().join("out.safetensors").display().to_string();
+    for arguments in [
+        &["plan", "--preset", "11b", "--steps"][..],
+        &["inspect", "--model", &golden("hf_tiny").display().to_string()],
+        &["encode", "--device", "cpu", &rocket, "--output", &output],
+        &["tiles", &rocket],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tilesight"));
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(141), "{arguments:?}: {}", text(&ended.stderr));
+        assert!(!text(&ended.stderr).contains("panick"), "{}", text(&ended.stderr));
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file is left");
+}
+
+#[test]
+fn a_full_disk_under_standard_output_is_an_error() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let model = golden("hf_tiny");
+    let ended = Command::new(env!("CARGO_BIN_EXE_tilesight"))
+        .args(["inspect".as_ref(), "--model".as_ref(), model.as_os_str()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).starts_with("error: standard output: "), "{}", text(&ended.stderr));
 }
 
 #[test]
