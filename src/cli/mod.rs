@@ -18,6 +18,7 @@ mod inspect;
 mod log;
 mod model;
 mod output;
+mod pending_file;
 mod pictures;
 mod pixels;
 mod plan;

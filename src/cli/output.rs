@@ -1,14 +1,13 @@
 //! Files that are written while the work goes on: the place is opened before any work, the shapes are known from the
 //! pictures' headers, and a file appears under its name only when it is whole.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use safetensors::Dtype;
-use tempfile::NamedTempFile;
 
+use super::pending_file::PendingFile;
 use crate::embeddings_file::{self, Entry};
 use crate::error::{Error, Result};
 
@@ -45,19 +44,11 @@ impl std::str::FromStr for OutputPath {
     }
 }
 
-/// A file to be, open for writing. Dropped before [`finish`](Output::finish), it leaves nothing behind, and what stood
-/// under its name before stays.
+/// A file of tensors to be. Dropped before [`finish`](Output::finish), it leaves nothing behind.
 pub(super) struct Output {
     path: PathBuf,
     format: Format,
-    target: Target,
-}
-
-enum Target {
-    /// Beside the final name, and renamed to it in the end.
-    Beside(BufWriter<NamedTempFile>),
-    /// A pipe or a device, which cannot be renamed to.
-    Direct(BufWriter<File>),
+    file: PendingFile,
 }
 
 impl Output {
@@ -67,22 +58,7 @@ impl Output {
     /// [`Error::Io`] where nothing can be written there.
     pub(super) fn open(output: &OutputPath) -> Result<Self> {
         let OutputPath { path, format } = output.clone();
-        let refuse = || Error::io(&path);
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let target = match std::fs::metadata(&path) {
-            Ok(found) if found.is_dir() => return Err(refuse()(io::ErrorKind::IsADirectory.into())),
-            Ok(found) if !found.is_file() => {
-                Target::Direct(BufWriter::new(File::options().write(true).open(&path).map_err(refuse())?))
-            }
-            _ => {
-                let mut builder = tempfile::Builder::new();
-                builder.prefix(".tilesight-").suffix(".partial");
-                #[cfg(unix)]
-                builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-                Target::Beside(BufWriter::new(builder.tempfile_in(folder).map_err(refuse())?))
-            }
-        };
-        Ok(Self { path, format, target })
+        Ok(Self { file: PendingFile::open(&path)?, path, format })
     }
 
     /// Writes the header; the tensors' values must follow in the same order, whole, through
@@ -126,23 +102,11 @@ impl Output {
 
     /// Puts the file under its name.
     pub(super) fn finish(self) -> Result<()> {
-        let Self { path, target, .. } = self;
-        match target {
-            Target::Beside(file) => {
-                let file = file.into_inner().map_err(|e| Error::io(&path)(e.into_error()))?;
-                file.persist(&path).map_err(|e| Error::io(&path)(e.error))?;
-            }
-            Target::Direct(mut file) => file.flush().map_err(Error::io(&path))?,
-        }
-        Ok(())
+        self.file.finish()
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = match &mut self.target {
-            Target::Beside(file) => file.write_all(bytes),
-            Target::Direct(file) => file.write_all(bytes),
-        };
-        written.map_err(Error::io(&self.path))
+        self.file.write_all(bytes).map_err(Error::io(&self.path))
     }
 }
 

@@ -1,17 +1,17 @@
 //! A file for a report: opened before any work, so that a place where nothing can be written is found out first.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::pending_file::PendingFile;
 use crate::error::{Error, Result};
 
 /// The place of a report that is still to be written.
 pub(super) struct ReportFile {
     path: PathBuf,
-    file: File,
+    file: PendingFile,
 }
 
 impl ReportFile {
@@ -20,8 +20,7 @@ impl ReportFile {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn create(path: Option<&PathBuf>) -> Result<Option<Self>> {
-        let create =
-            |path: &PathBuf| Ok(Self { path: path.clone(), file: File::create(path).map_err(Error::io(path))? });
+        let create = |path: &PathBuf| Ok(Self { path: path.clone(), file: PendingFile::open(path)? });
         path.map(create).transpose()
     }
 
@@ -30,7 +29,7 @@ impl ReportFile {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn write(self, report: &impl Serialize) -> Result<()> {
-        serde_json::to_writer_pretty(self.file, report).map_err(|e| Error::io(self.path)(e.into()))
+        self.fill(|file| Ok(serde_json::to_writer_pretty(file, report)?))
     }
 
     /// Writes JSON for programs, without a byte to spare.
@@ -38,14 +37,19 @@ impl ReportFile {
     /// # Errors
     /// [`Error::Io`].
     pub(super) fn write_compact(self, report: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(self.file, report).map_err(|e| Error::io(self.path)(e.into()))
+        self.fill(|file| Ok(serde_json::to_writer(file, report)?))
     }
 
     /// Writes text.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn write_text(mut self, text: &str) -> Result<()> {
-        self.file.write_all(text.as_bytes()).map_err(Error::io(self.path))
+    pub(super) fn write_text(self, text: &str) -> Result<()> {
+        self.fill(|file| file.write_all(text.as_bytes()))
+    }
+
+    fn fill(mut self, fill: impl FnOnce(&mut PendingFile) -> std::io::Result<()>) -> Result<()> {
+        fill(&mut self.file).map_err(Error::io(&self.path))?;
+        self.file.finish()
     }
 }

@@ -1,5 +1,6 @@
 //! The command line as a contract: forms, files, exit codes, and what a person is told.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -351,6 +352,27 @@ fn a_full_disk_under_standard_output_is_an_error() {
         .unwrap();
     assert_eq!(ended.status.code(), Some(1));
     assert!(text(&ended.stderr).starts_with("error: standard output: "), "{}", text(&ended.stderr));
+}
+
+#[test]
+fn a_signal_leaves_no_file() {
+    let rocket = pictures()[0].display().to_string();
+    for signal in ["INT", "TERM", "HUP", "QUIT", "KILL"] {
+        let folder = folder();
+        let [output, json] = ["out.safetensors", "out.json"].map(|name| folder.path().join(name).display().to_string());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tilesight"))
+            .args(["encode", "--device", "cpu", "--repeat", "1000000", "--output", &output, "--json", &json, &rocket])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It encodes by now, with both files open.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "SIG{signal} leaves a file");
+    }
 }
 
 #[test]
