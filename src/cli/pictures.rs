@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use crate::error::{Error, ImageError, Result};
 use crate::image::{Canvas, Image, Limits, Preprocessor};
 
-/// What is read of a file for its header: room for two of a JPEG's longest segments, such as notes and a profile, before it.
+/// Bytes of a file that are read for the picture's size: two of a JPEG's longest segments, such as notes and a profile, may
+/// stand before it. A WebP of more bytes is read whole, for its decoder compares the length that the file announces.
 const HEAD_BYTES: u64 = 128 << 10;
 
 /// A file named on the command line.

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{CudaError, Error};
 use crate::plan::{Batch, BatchShape, Capacity, Form, Peak, Plan, Profile, Step, StepTiming, Target, Timing};
 
-/// Whether this build computes on GPUs. Callers look at it before they name one, and say how to get a build that does. The
+/// Whether this build computes on GPUs. Callers look at it before they name a GPU, and say how to get a build that does. The
 /// functions here that would ask the driver fail.
 pub(crate) const IS_BUILT: bool = false;
 

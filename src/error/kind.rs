@@ -2,8 +2,8 @@
 
 /// What a caller could do about an [`Error`](super::Error).
 ///
-/// Every interface with statuses of its own (HTTP, gRPC, C, Triton) maps these kinds. The list is exhaustive on purpose: a
-/// new kind does not compile until each of them has a status for it.
+/// Every interface with statuses of its own (HTTP, from which gRPC's follow, C, Triton) maps these kinds. The list is
+/// exhaustive on purpose: a new kind does not compile until each of them has a status for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Mend the configuration of the model.
@@ -20,11 +20,11 @@ pub enum ErrorKind {
     Input,
     /// Choose another option or device: this build or this machine does not have it.
     Unavailable,
-    /// Ask for less at once, or try again later. Memory of the host or the GPU lacks, or threads do.
+    /// Ask for less at once, or try again later: memory of the host or of the GPU is lacking, or threads are.
     OutOfMemory,
     /// Mend the file or its path.
     Io,
-    /// Try again later, or download the model by other means.
+    /// The model hub did not deliver, or this build does not ask it: try again later, or download the model by other means.
     Hub,
     /// Mend the weights: the embeddings are not numbers.
     NotFinite,

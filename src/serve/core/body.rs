@@ -1,4 +1,4 @@
-//! Response bodies that hold their request's place, and work on large messages.
+//! Bodies of requests and responses: how long the first are waited for, and how the second hold their request's place.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The server without its protocols: admission, the tensors of a request, its way to the embeddings, and counters.
 //!
-//! `http/` and `grpc/` stand above this folder and bring requests and responses in their own forms. Nothing here knows
-//! either of them.
+//! `http/` and `grpc/` stand above this folder and bring requests and responses in their own forms. Nothing here imports
+//! either of them. Statuses are HTTP's throughout, for logs and metrics count both protocols by them.
 
 pub(crate) mod access_log;
 pub(crate) mod body;

@@ -24,7 +24,7 @@ pub(crate) enum OutputTransport {
     Json,
     /// As it is in memory, with the response.
     Binary,
-    /// Not with the response: it is written to memory of the client's.
+    /// Outside the response, in memory that the client shares.
     Shared(Window),
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn infer<T>(
     context.end_stage(Stage::Receive);
     let place = context.place.clone();
     let reserve = |bytes| Ok(place.hold(bytes)?);
-    let InferRequest { id, outputs, tensors } = block_in_place_if_large(body.len(), || read(body, &reserve))?;
+    let InferRequest { id, outputs, tensors } = read(body, &reserve)?;
     let mut encoded = context.encode(tensors, &outputs).await?;
     let begin = Instant::now();
     let parts = ResponseParts { id: id.as_deref(), outputs: &outputs, encoded: &encoded, place: &place };

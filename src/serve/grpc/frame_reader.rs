@@ -1,4 +1,4 @@
-//! Reads messages from a body. Before each stand a byte that says whether it is compressed, and its length in four.
+//! Reads messages from a body. Before each message stand five bytes: one says whether it is compressed, and four its length.
 
 use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;

@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::frame_reader::FrameReader;
 use super::{CONTENT_TYPE, error, message, success};
-use crate::serve::core::body::{ResponseBody, in_time};
+use crate::serve::core::body::{ResponseBody, block_in_place_if_large, in_time};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::pipeline::{self, Answered, ResponseParts};
 use crate::serve::core::request::RequestContext;
@@ -28,8 +28,13 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<A
     let mut frames = FrameReader::new(body, service.options.max_body_bytes);
     let message = in_time(context.deadline, frames.only(&context.place)).await?;
     let regions = &service.regions;
-    pipeline::infer(context, message, |bytes, reserve| message::read(bytes, regions, reserve), |parts| write(&parts))
-        .await
+    pipeline::infer(
+        context,
+        message,
+        |bytes, reserve| block_in_place_if_large(bytes.len(), || message::read(bytes, regions, reserve)),
+        |parts| write(&parts),
+    )
+    .await
 }
 
 fn write(parts: &ResponseParts) -> Result<Response, ApiError> {

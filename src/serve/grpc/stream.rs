@@ -21,7 +21,7 @@ use super::frame_writer::FrameWriter;
 use super::inference::ModelStreamInferResponse;
 use super::{CONTENT_TYPE, error, message, success};
 use crate::serve::core::access_log::Record;
-use crate::serve::core::body::{hold_place, in_time};
+use crate::serve::core::body::{block_in_place_if_large, hold_place, in_time};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::outcome::RequestOutcome;
 use crate::serve::core::pipeline::{self, Answered, ResponseParts};
@@ -96,7 +96,7 @@ impl Stream {
                 pipeline::infer(
                     context,
                     message,
-                    |bytes, reserve| message::read(bytes, regions, reserve),
+                    |bytes, reserve| block_in_place_if_large(bytes.len(), || message::read(bytes, regions, reserve)),
                     |parts| write(&parts),
                 )
                 .await

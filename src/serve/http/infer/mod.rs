@@ -14,6 +14,7 @@ use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
 
 use super::body::admit_and_receive;
+use crate::serve::core::body::block_in_place_if_large;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::require_model;
 use crate::serve::core::pipeline::{self, Answered};
@@ -40,6 +41,11 @@ async fn respond(service: &Service, model: &str, request: Request) -> Result<Ans
     context.set_if_none_match(&head.headers);
     let json_len = head.headers.get(HEADER_LEN);
     let regions = &service.regions;
-    pipeline::infer(context, body, |body, reserve| read(json_len, body, regions, reserve), |parts| write::write(&parts))
-        .await
+    pipeline::infer(
+        context,
+        body,
+        |body, reserve| block_in_place_if_large(body.len(), || read(json_len, body, regions, reserve)),
+        |parts| write::write(&parts),
+    )
+    .await
 }
