@@ -4,6 +4,7 @@
 //! have a time, after which the connection is closed and what its request holds is given back. Bodies have the request's
 //! deadline.
 
+mod protocol;
 mod requests;
 mod timeouts;
 
@@ -24,6 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 
 use super::options::Connections;
+pub(super) use protocol::Protocol;
 use requests::{Answer, Requests, UnderWay};
 use timeouts::Impatient;
 
@@ -32,14 +34,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls of a connection of HTTP/2 at once; a client with more of them waits.
 const MAX_CALLS: u32 = 256;
-
-/// What a listener speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    Http1,
-    /// Without TLS, from the first byte on.
-    Http2,
-}
 
 /// Accepts connections until `close` changes or is dropped; then lets those that are there finish their answers.
 pub(super) async fn serve(

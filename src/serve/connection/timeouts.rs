@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::Protocol;
+use super::protocol::Protocol;
 use super::requests::Requests;
 use crate::serve::options::Connections;
 

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 
 use super::frame_reader::FrameReader;
-use super::{CONTENT_TYPE, error, message, success};
+use super::protocol::{CONTENT_TYPE, success};
+use super::{error, message};
 use crate::serve::core::body::{ResponseBody, block_in_place_if_large, in_time};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::pipeline::{self, Answered, ResponseParts};

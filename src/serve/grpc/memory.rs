@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-use super::inference::model_infer_request::InferInputTensor;
+use super::protocol::inference::model_infer_request::InferInputTensor;
 
 /// A message or a part of it, as far as its memory is concerned.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +67,10 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    use super::super::inference::infer_parameter::ParameterChoice;
-    use super::super::inference::model_infer_request::InferRequestedOutputTensor;
-    use super::super::inference::{InferParameter, InferTensorContents, ModelInferRequest};
     use super::super::message;
+    use super::super::protocol::inference::infer_parameter::ParameterChoice;
+    use super::super::protocol::inference::model_infer_request::InferRequestedOutputTensor;
+    use super::super::protocol::inference::{InferParameter, InferTensorContents, ModelInferRequest};
     use super::*;
     use crate::serve::core::shared_memory::Regions;
 

@@ -6,11 +6,11 @@ use axum::body::Bytes;
 use prost::Message;
 
 use super::frame_writer::FrameWriter;
-use super::inference::infer_parameter::ParameterChoice;
-use super::inference::model_infer_request::InferInputTensor;
-use super::inference::model_infer_response::InferOutputTensor;
-use super::inference::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use super::memory;
+use super::protocol::inference::infer_parameter::ParameterChoice;
+use super::protocol::inference::model_infer_request::InferInputTensor;
+use super::protocol::inference::model_infer_response::InferOutputTensor;
+use super::protocol::inference::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::{MODEL, VERSION, require_model, require_version};
 use crate::serve::core::outputs::{OutputTransport, RequestedOutputs};

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::SERVICE;
-use super::health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
-use super::inference::model_metadata_response::TensorMetadata;
-use super::inference::repository_index_response::ModelIndex;
-use super::inference::system_shared_memory_status_response::RegionStatus;
-use super::inference::*;
+use super::protocol::SERVICE;
+use super::protocol::health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+use super::protocol::inference::model_metadata_response::TensorMetadata;
+use super::protocol::inference::repository_index_response::ModelIndex;
+use super::protocol::inference::system_shared_memory_status_response::RegionStatus;
+use super::protocol::inference::*;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::{self, MODEL, VERSION, require_model, require_version};
 use crate::serve::core::service::Service;

@@ -14,6 +14,7 @@ mod infer;
 mod memory;
 pub(super) mod message;
 mod metadata;
+mod protocol;
 mod stream;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
@@ -34,22 +35,7 @@ use super::core::access_log;
 use super::core::error::ApiError;
 use super::core::metadata::MAX_QUESTION;
 use super::core::service::Service;
-
-/// The messages of `inference.proto`.
-#[allow(clippy::enum_variant_names, reason = "the protocol's names")]
-mod inference {
-    include!(concat!(env!("OUT_DIR"), "/inference.rs"));
-}
-
-/// The messages of `health.proto`.
-mod health {
-    include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
-}
-
-const SERVICE: &str = "inference.GRPCInferenceService";
-const HEALTH: &str = "grpc.health.v1.Health";
-
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+use protocol::{HEALTH, SERVICE};
 
 /// All methods.
 pub(super) fn router(service: Arc<Service>) -> Router {
@@ -110,9 +96,4 @@ async fn require_grpc(request: Request, next: Next) -> Response {
         Some(encoding) => error::response(&ApiError::Unimplemented { what: format!("compression {encoding:?}") }),
         None => next.run(request).await,
     }
-}
-
-/// The trailers of a call that succeeded.
-fn success() -> HeaderMap {
-    HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))])
 }

@@ -18,8 +18,9 @@ use tonic::Status;
 
 use super::frame_reader::FrameReader;
 use super::frame_writer::FrameWriter;
-use super::inference::ModelStreamInferResponse;
-use super::{CONTENT_TYPE, error, message, success};
+use super::protocol::inference::ModelStreamInferResponse;
+use super::protocol::{CONTENT_TYPE, success};
+use super::{error, message};
 use crate::serve::core::access_log::Record;
 use crate::serve::core::body::{block_in_place_if_large, hold_place, in_time};
 use crate::serve::core::error::ApiError;
