@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn memory_that_cannot_be_had_is_an_error_that_says_how_much() {
-        let len = isize::MAX as usize / 2;
+        let len = isize::MAX as usize / 8;
         assert_eq!(reserve::<u64>(len), Err(InputError::OutOfMemory { bytes: 8 * len as u64 }));
         assert_eq!(filled::<u8>(usize::MAX), Err(InputError::OutOfMemory { bytes: u64::MAX }));
         let mut bytes = vec![1u8];

@@ -49,7 +49,8 @@ fn pages_of_other_sites_are_refused_unless_their_origin_is_allowed() {
     let file = picture("image0.png");
     let post = |headers: &[&str]| send(&server, "POST /v1/encode HTTP/1.1", &[&[&own[..]], headers].concat(), &file);
     let same = format!("Origin: http://{}", server.address);
-    for mine in [&[][..], &[&same], &[&same, "Sec-Fetch-Site: same-origin"], &["Sec-Fetch-Site: none"]] {
+    let same = &same[..];
+    for mine in [&[][..], &[same], &[same, "Sec-Fetch-Site: same-origin"], &["Sec-Fetch-Site: none"]] {
         let answer = post(mine);
         assert_eq!(answer.status, 200, "{mine:?}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
