@@ -161,6 +161,8 @@ fn cuda(error: Error) -> CudaError {
 fn fail_calls(kernels: fn() -> Kernels, status: u32, step: usize) {
     let simulator = Simulator::new();
     let kernels = kernels();
+    // On Hopper a third of them: the calls between are those of other GPUs, on which all are tried.
+    let step = if kernels == Kernels::Hopper { 3 * step } else { step };
     let start = simulator.num_calls();
     let mut encoder = build(kernels).unwrap();
     let expected = encode(&mut encoder).unwrap();
