@@ -25,7 +25,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let mut samples = memory::filled::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
     reader.next_frame(&mut samples).map_err(refuse)?;
     let info = reader.info();
-    let (colors, alpha): (Vec<[u8; 3]>, Option<Vec<u8>>) = match info.color_type {
+    let (colors, alpha): Samples = match info.color_type {
         ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth)?, None),
         ColorType::Grayscale => look_up(&levels(info), &samples, line_len, [width, height], info)?,
         ColorType::Indexed => look_up(&palette(info), &samples, line_len, [width, height], info)?,
@@ -44,6 +44,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     };
     Image::new(width, height, colors.into_flattened(), alpha)
 }
+
+/// Colours, and alpha where there is any.
+type Samples = (Vec<[u8; 3]>, Option<Vec<u8>>);
 
 type Header<'a> = (Reader<Cursor<&'a [u8]>>, (usize, usize));
 
@@ -107,7 +110,7 @@ fn look_up(
     line_len: usize,
     [width, height]: [usize; 2],
     info: &Info,
-) -> Result<(Vec<[u8; 3]>, Option<Vec<u8>>)> {
+) -> Result<Samples> {
     let unpacked = || unpack(samples, line_len, width, info.bit_depth as u8).map(usize::from);
     let mut colors = memory::reserve(width * height)?;
     colors.extend(unpacked().map(|sample| palette.colors[sample]));
