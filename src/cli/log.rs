@@ -81,12 +81,12 @@ impl Log {
         self.form
     }
 
-    /// A line that is no event: as it is for people, and an event for programs.
+    /// A line that is no event: as it is for people, and the field `line` of a `note` for programs.
     pub(super) fn note(&self, line: Arguments) {
         match self.form {
             // One write, so that a line is lost as a whole.
             LogForm::Text => drop(self.writer.clone().write_all(format!("{line}\n").as_bytes())),
-            LogForm::Json => tracing::info!("{line}"),
+            LogForm::Json => tracing::info!(%line, "note"),
         }
     }
 

@@ -66,7 +66,7 @@ fn the_log_has_an_object_for_every_request_to_encode() {
     let find = |field: &str, value: &str| lines().into_iter().find(|line| line[field] == value);
     wait_until("the last line", || find("message", "draining").is_some());
     // What others have to say of every frame is in nobody's log.
-    let known = ["listening", "draining", "encoded", "refused", "answered"];
+    let known = ["note", "listening", "draining", "encoded", "refused", "answered"];
     assert!(lines().iter().all(|line| known.contains(&line["message"].as_str().unwrap())), "{:#?}", lines());
     let encoded = find("id", "abc-1").unwrap();
     assert_eq!((&encoded["message"], &encoded["level"]), (&json!("encoded"), &json!("INFO")));
