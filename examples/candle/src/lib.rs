@@ -1,6 +1,6 @@
 //! Tilesight as the vision tower of an engine that is built on candle.
 //!
-//! The encoder is an operation on candle's tensors ([`encode`]): it reads the pixels where the tensor has them, and what it
+//! The encoder is an operation on candle's tensors (`encode`): it reads the pixels where the tensor has them, and what it
 //! writes becomes a tensor, with no copy between the two. On a GPU it is enqueued on the stream of the tensor's device,
 //! between what candle was given before and what it is given later.
 //!
