@@ -75,7 +75,7 @@ impl Dtype {
     pub fn try_narrowed(self, values: &[f32]) -> Result<Vec<u8>, Error> {
         // Pieces that fit the inner caches.
         const PIECE: usize = 1 << 14;
-        let mut bytes = memory::filled(values.len().saturating_mul(self.size()))?;
+        let mut bytes = memory::zeroed(values.len().saturating_mul(self.size()))?;
         let pieces = bytes.par_chunks_mut(PIECE * self.size()).zip(values.par_chunks(PIECE));
         pieces.for_each(|(bytes, values)| self.narrow_into(values, bytes));
         Ok(bytes)
@@ -97,7 +97,7 @@ impl Dtype {
     /// # Panics
     /// Where `bytes` ends within an element.
     pub fn widened(self, bytes: &[u8]) -> Result<Vec<f32>, Error> {
-        let mut values = memory::filled(bytes.len() / self.size())?;
+        let mut values = memory::zeroed(bytes.len() / self.size())?;
         self.widen(bytes, &mut values);
         Ok(values)
     }

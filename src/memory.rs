@@ -1,5 +1,7 @@
 //! Memory whose size comes from outside. Where it lacks, the call fails and nothing else does.
 
+use bytemuck::Zeroable;
+
 use crate::error::InputError;
 
 /// Room for `len` values, none of which is there yet.
@@ -12,14 +14,12 @@ pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>, InputError> {
     Ok(values)
 }
 
-/// `len` default values.
+/// `len` zeros, as the system gives them: the pages come when they are written, on all threads that write them.
 ///
 /// # Errors
 /// [`InputError::OutOfMemory`].
-pub(crate) fn filled<T: Clone + Default>(len: usize) -> Result<Vec<T>, InputError> {
-    let mut values = reserve(len)?;
-    values.resize(len, T::default());
-    Ok(values)
+pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>, InputError> {
+    bytemuck::try_zeroed_vec(len).map_err(|()| out_of_memory::<T>(len))
 }
 
 /// All values of an iterator that knows how many they are.
@@ -62,9 +62,9 @@ mod tests {
     fn memory_that_cannot_be_had_is_an_error_that_says_how_much() {
         let len = isize::MAX as usize / 8;
         assert_eq!(reserve::<u64>(len), Err(InputError::OutOfMemory { bytes: 8 * len as u64 }));
-        assert_eq!(filled::<u8>(usize::MAX), Err(InputError::OutOfMemory { bytes: u64::MAX }));
+        assert_eq!(zeroed::<u8>(usize::MAX), Err(InputError::OutOfMemory { bytes: u64::MAX }));
         let mut bytes = vec![1u8];
         append(&mut bytes, &[2, 3]).unwrap();
-        assert_eq!((bytes, copy(&[4, 5]), filled::<i64>(2)), (vec![1, 2, 3], Ok(vec![4, 5]), Ok(vec![0, 0])));
+        assert_eq!((bytes, copy(&[4, 5]), zeroed::<i64>(2)), (vec![1, 2, 3], Ok(vec![4, 5]), Ok(vec![0, 0])));
     }
 }

@@ -20,6 +20,7 @@ use crate::checkpoint::PositionTables;
 use crate::config::EncoderConfig;
 use crate::error::{Error, ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
+use crate::memory;
 use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
 pub(crate) use batches::TileBudget;
 pub use builder::EncoderBuilder;
@@ -310,9 +311,7 @@ impl Encoder {
 /// Memory for `[rows, width]` values, if the machine has it.
 fn zeros(rows: usize, width: usize) -> Result<Vec<f32>> {
     let len = rows.checked_mul(width).ok_or(InputError::OutOfMemory { bytes: u64::MAX })?;
-    // Zero as the system gives it: the pages come when they are written, on all threads that write them.
-    let values = bytemuck::try_zeroed_vec(len);
-    Ok(values.map_err(|()| InputError::OutOfMemory { bytes: (len as u64).saturating_mul(4) })?)
+    Ok(memory::zeroed(len)?)
 }
 
 /// `tensor` must be `[rows, width]`, flat.

@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
             3 => (ColorSpace::JCS_RGB, 3),
             _ => (ColorSpace::JCS_CMYK, 4),
         };
-        let mut samples = memory::filled::<u8>(width * height * num_channels)?;
+        let mut samples = memory::zeroed::<u8>(width * height * num_channels)?;
         let mut decoder = header.to_colorspace(color_space).map_err(refuse)?;
         decoder.read_scanlines_into(&mut samples).map_err(refuse)?;
         let rgb = match num_components {

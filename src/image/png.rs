@@ -22,7 +22,7 @@ pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let (mut reader, (width, height)) = read_header(bytes, limits)?;
     let line_len = reader.output_line_size(width as u32).unwrap_or(0);
-    let mut samples = memory::filled::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
+    let mut samples = memory::zeroed::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
     reader.next_frame(&mut samples).map_err(refuse)?;
     let info = reader.info();
     let (colors, alpha): Samples = match info.color_type {

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -62,7 +63,7 @@ pub fn resize_float32(rgb: &[u8], values: &[f32; 256], size: [usize; 2], new_siz
 /// How sums are formed, and what is kept between the two directions.
 trait Arithmetic: Copy + Send + Sync {
     type Sum: Copy + Default + Send + Sync;
-    type Pixel: Copy + Default + Send + Sync;
+    type Pixel: Copy + Default + Zeroable + Send + Sync;
     const START: Self::Sum;
 
     fn weights(in_len: usize, out_len: usize) -> Weights<Self::Sum>;
@@ -178,7 +179,7 @@ fn resize<A: Arithmetic>(arithmetic: A, rgb: &[u8], size: [usize; 2], new_size: 
         across: (width != new_width).then(|| A::weights(width, new_width)),
         down: (height != new_height).then(|| A::weights(height, new_height)),
     };
-    let mut resized = memory::filled(new_height * plan.new_row_len)?;
+    let mut resized = memory::zeroed(new_height * plan.new_row_len)?;
     let arch = pulp::Arch::new();
     resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, output)| {
         arch.dispatch(Band { plan: &plan, first: band * BAND_HEIGHT, output });

@@ -165,7 +165,7 @@ impl Preprocessor {
         let side = self.tile_size;
         let [height, width] = canvas.resized;
         let len = [3, side, side].iter().try_fold(canvas.num_tiles(), |len, &factor| len.checked_mul(factor));
-        let mut pixels = memory::filled(len.ok_or(InputError::OutOfMemory { bytes: u64::MAX })?)?;
+        let mut pixels = memory::zeroed(len.ok_or(InputError::OutOfMemory { bytes: u64::MAX })?)?;
         pixels.par_chunks_mut(side).with_min_len(ROWS_PER_TASK).enumerate().for_each(|(row, values)| {
             let (tile, channel) = (row / side / 3, row / side % 3);
             let y = tile / canvas.aspect_ratio[1] * side + row % side;

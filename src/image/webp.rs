@@ -23,7 +23,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     if decoder.is_animated() {
         return first_frame(&bytes, width, height);
     }
-    let mut samples = memory::filled::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
+    let mut samples = memory::zeroed::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
     if !decoder.has_alpha() {
         return Image::new(width, height, samples, None);
@@ -101,8 +101,8 @@ fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
         return Err(damaged("a frame reaches beyond the canvas").into());
     }
 
-    let mut rgb = memory::filled::<u8>(width * height * 3)?;
-    let mut alpha = memory::filled::<u8>(width * height)?;
+    let mut rgb = memory::zeroed::<u8>(width * height * 3)?;
+    let mut alpha = memory::zeroed::<u8>(width * height)?;
     for y in 0..frame.height() {
         let source = y * frame.width()..(y + 1) * frame.width();
         let start = (top + y) * width + left;

@@ -87,7 +87,7 @@ impl Cache {
     /// [`InputError::OutOfMemory`].
     pub(crate) fn widen(&self, found: &[Bytes]) -> Result<Vec<f32>, InputError> {
         let size = self.dtype.size();
-        let mut values = memory::filled(found.iter().map(Bytes::len).sum::<usize>() / size)?;
+        let mut values = memory::zeroed(found.iter().map(Bytes::len).sum::<usize>() / size)?;
         let mut rest = &mut values[..];
         for bytes in found {
             let (own, others) = rest.split_at_mut(bytes.len() / size);

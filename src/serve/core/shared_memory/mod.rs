@@ -224,7 +224,7 @@ impl Window {
     pub(crate) fn read(&self) -> Result<Bytes, RegionError> {
         self.region.require(self.offset, self.byte_size)?;
         let len = usize::try_from(self.byte_size).unwrap_or(usize::MAX);
-        let mut bytes = memory::filled(len).map_err(|_| RegionError::OutOfMemory { bytes: self.byte_size })?;
+        let mut bytes = memory::zeroed(len).map_err(|_| RegionError::OutOfMemory { bytes: self.byte_size })?;
         let read = self.region.file.read_exact_at(&mut bytes, self.region.offset + self.offset);
         read.map_err(|source| self.region.failed(source))?;
         Ok(bytes.into())
