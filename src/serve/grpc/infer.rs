@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
@@ -28,6 +28,16 @@ async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<A
     context.set_if_none_match(headers);
     let mut frames = FrameReader::new(body, service.options.max_body_bytes);
     let message = in_time(context.deadline, frames.only(&context.place)).await?;
+    answer(service, context, message, write).await
+}
+
+/// Encodes the request in a message. `write` makes the response.
+pub(super) async fn answer<T>(
+    service: &Service,
+    context: RequestContext<'_>,
+    message: Bytes,
+    write: impl FnOnce(&ResponseParts) -> Result<T, ApiError>,
+) -> Result<Answered<T>, ApiError> {
     let regions = &service.regions;
     pipeline::infer(
         context,

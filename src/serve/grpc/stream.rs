@@ -20,12 +20,12 @@ use super::frame_reader::FrameReader;
 use super::frame_writer::FrameWriter;
 use super::protocol::inference::ModelStreamInferResponse;
 use super::protocol::{CONTENT_TYPE, success};
-use super::{error, message};
+use super::{error, infer, message};
 use crate::serve::core::access_log::Record;
-use crate::serve::core::body::{block_in_place_if_large, hold_place, in_time};
+use crate::serve::core::body::{hold_place, in_time};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::outcome::RequestOutcome;
-use crate::serve::core::pipeline::{self, Answered, ResponseParts};
+use crate::serve::core::pipeline::{Answered, ResponseParts};
 use crate::serve::core::request::RequestContext;
 use crate::serve::core::service::Service;
 
@@ -93,14 +93,7 @@ impl Stream {
         let result = match admitted {
             Ok(context) => {
                 let message = in_time(context.deadline, self.frames.message(len)).await?;
-                let regions = &service.regions;
-                pipeline::infer(
-                    context,
-                    message,
-                    |bytes, reserve| block_in_place_if_large(bytes.len(), || message::read(bytes, regions, reserve)),
-                    |parts| write(&parts),
-                )
-                .await
+                infer::answer(&service, context, message, write).await
             }
             Err(error) => {
                 in_time(Instant::now() + service.options.timeout, self.frames.skip(len)).await?;
