@@ -1,4 +1,4 @@
-//! The log of `serve`. A thread of its own writes it: no request waits for whoever reads the log, or meets its failures.
+//! The log of `serve`. A thread of its own writes it: no request waits for the reader of the log, or meets its failures.
 
 use std::fmt::Arguments;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::serve::LostLogLines;
 /// Lines that wait to be written at most, some 5 MB. Beyond them new ones are lost.
 const MAX_WAITING_LINES: usize = 8192;
 
-/// What a line of the log is.
+/// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogForm {
     /// For people
@@ -27,7 +27,7 @@ pub(super) enum LogForm {
     Json,
 }
 
-/// What is worth a line.
+/// The least severity that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogLevel {
     Off,
@@ -46,7 +46,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Sends what the server has to say to standard error. An engine that embeds the server sends it elsewhere.
+    /// Sends the server's log to standard error. An engine that embeds the server sends it elsewhere.
     pub(super) fn start(form: LogForm, level: LogLevel) -> Self {
         let failed = Arc::<AtomicU64>::default();
         // A descriptor of its own: a write that is stuck holds no lock that the rest of the process needs.
@@ -63,7 +63,7 @@ impl Log {
             LogLevel::Info => LevelFilter::INFO,
             LogLevel::Debug => LevelFilter::DEBUG,
         };
-        // Of what it is made of only what cannot be sent to a collector is worth a line.
+        // Of the libraries beneath, only OpenTelemetry's failures to reach a collector are logged.
         let targets =
             Targets::new().with_target("tilesight", level).with_target("opentelemetry", level.min(LevelFilter::WARN));
         let log = tracing_subscriber::fmt().with_max_level(level).with_writer(writer.clone()).with_target(false);
@@ -84,7 +84,7 @@ impl Log {
     /// A line that is no event: as it is for people, and the field `line` of a `note` for programs.
     pub(super) fn note(&self, line: Arguments) {
         match self.form {
-            // One write, so that a line is lost as a whole.
+            // One write, so that a line is lost whole.
             LogForm::Text => drop(self.writer.clone().write_all(format!("{line}\n").as_bytes())),
             LogForm::Json => tracing::info!(%line, "note"),
         }

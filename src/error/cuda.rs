@@ -123,10 +123,10 @@ impl CudaError {
     /// Whether everything on this GPU is lost to this process: no call will succeed again. Other failures leave the
     /// encoder usable.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Driver { fatal: true, .. })
+        self.kind() == ErrorKind::DeviceLost
     }
 
-    /// What a caller could do about it.
+    /// The kind of the error, by its remedy.
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::Lost { .. } | Self::Driver { fatal: true, .. } => ErrorKind::DeviceLost,

@@ -81,7 +81,7 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// What a caller could do about it.
+    /// The kind of the error, by its remedy.
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::InFile { source, .. } => source.kind(),

@@ -143,7 +143,7 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// What a caller could do about it.
+    /// The kind of the error, by its remedy.
     pub(super) fn kind(&self) -> ErrorKind {
         match self {
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,

@@ -1,6 +1,6 @@
 //! The kinds of errors, from which other interfaces choose their statuses.
 
-/// What a caller could do about an [`Error`](super::Error).
+/// The remedy of an [`Error`](super::Error), as far as a caller has one.
 ///
 /// Every interface with statuses of its own (HTTP, from which gRPC's follow, C, Triton) maps these kinds. The list is
 /// exhaustive on purpose: a new kind does not compile until each of them has a status for it.

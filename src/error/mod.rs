@@ -76,7 +76,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What a caller could do about it.
+    /// The kind of the error, by its remedy.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(_) => ErrorKind::Config,
