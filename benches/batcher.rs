@@ -42,7 +42,8 @@ fn tile() -> Inputs {
 }
 
 fn batcher() -> Batcher {
-    let limits = Limits { max_requests: 4096, max_bytes: u64::MAX, batch_tiles: 8, max_delay: Duration::ZERO };
+    let limits =
+        Limits { max_requests: 4096, max_bytes: u64::MAX, preparers: 2, batch_tiles: 8, max_delay: Duration::ZERO };
     let batcher = Batcher::start(Immediate, limits, tile()).unwrap();
     while batcher.phase() == Phase::Starting {
         std::thread::yield_now();

@@ -74,6 +74,11 @@ impl Serialize for Stage {
 pub(crate) struct StageTimes([Option<Duration>; Stage::ALL.len()]);
 
 impl StageTimes {
+    /// A stage's time; none where the request has not passed it.
+    pub(crate) fn of(&self, stage: Stage) -> Duration {
+        self.0[stage as usize].unwrap_or_default()
+    }
+
     /// Adds to a stage's time.
     pub(crate) fn add(&mut self, stage: Stage, time: Duration) {
         *self.0[stage as usize].get_or_insert_default() += time;

@@ -64,7 +64,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match error.kind() {
             ErrorKind::Image | ErrorKind::ImageFormat | ErrorKind::ImageTooLarge => Status::Image,
-            ErrorKind::Input => Status::Input,
+            ErrorKind::Input | ErrorKind::Overflow => Status::Input,
             ErrorKind::Config => Status::Config,
             ErrorKind::Checkpoint => Status::Checkpoint,
             ErrorKind::Io | ErrorKind::Hub => Status::Io,

@@ -6,13 +6,24 @@ use std::time::{Duration, Instant};
 use super::compute::{Compute, Inputs};
 use super::queue::{Limits, Phase, Queue, Refusal, Ticket};
 use super::reply::{Failure, Reply, Report};
-use super::state::{Job, State};
+use super::state::{Computing, Job, State};
 use super::worker;
 use crate::error::Error;
 
 /// An encoder that many threads share. Stops its thread when it is dropped, after the batch that is under way.
 pub struct Batcher {
     state: Arc<State>,
+}
+
+/// The requests of a [`Batcher`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Those whose bodies are on their way.
+    pub announced: usize,
+    /// Those that were admitted.
+    pub admitted: usize,
+    /// Bytes that all of them hold.
+    pub bytes: u64,
 }
 
 impl Batcher {
@@ -40,12 +51,22 @@ impl Batcher {
         Ok(Self { state })
     }
 
-    /// Lets a request in, before anything of it is read.
+    /// Lets a request in whose inputs are there.
     ///
     /// # Errors
-    /// [`Refusal::Full`], [`Refusal::Closed`].
+    /// [`Refusal::Full`], [`Refusal::Overloaded`], [`Refusal::Closed`].
     pub fn admit(&self, deadline: Instant) -> Result<Place, Refusal> {
-        let ticket = self.state.shared.with(|queue| queue.admit(deadline))?;
+        let place = self.announce(deadline)?;
+        place.admit()?;
+        Ok(place)
+    }
+
+    /// Notes a request of which nothing but its head is there, and which [`Place::admit`] lets in later.
+    ///
+    /// # Errors
+    /// Those of [`admit`](Self::admit).
+    pub fn announce(&self, deadline: Instant) -> Result<Place, Refusal> {
+        let ticket = self.state.shared.with(|queue| queue.announce(deadline, Instant::now()))?;
         Ok(Place { state: self.state.clone(), ticket })
     }
 
@@ -54,9 +75,13 @@ impl Batcher {
         self.state.shared.with(|queue| queue.phase())
     }
 
-    /// Requests that are there, and the bytes they hold.
-    pub fn load(&self) -> (usize, u64) {
-        self.state.shared.with(|queue| (queue.num_requests(), queue.bytes()))
+    /// The requests that are there.
+    pub fn occupancy(&self) -> Occupancy {
+        self.state.shared.with(|queue| Occupancy {
+            announced: queue.num_announced(),
+            admitted: queue.num_requests(),
+            bytes: queue.bytes(),
+        })
     }
 
     /// Why nothing is computed any more, once that is so.
@@ -64,10 +89,11 @@ impl Batcher {
         self.state.lost()
     }
 
-    /// How long the batch that has been computing for the longest has taken so far. A batch that is behind another begins
-    /// when that has ended.
+    /// How long the device that has computed for the longest has done so, for each of the device's batches that it was
+    /// given at once: a request with more tiles than a batch has is several. What is behind another begins when that has
+    /// ended.
     pub fn computing_for(&self) -> Option<Duration> {
-        self.state.computing_since().iter().flatten().min().map(Instant::elapsed)
+        self.state.computing().iter().flatten().map(Computing::time_per_batch).max()
     }
 
     /// Takes no more requests, and finishes those that are there.
@@ -88,13 +114,31 @@ impl Drop for Batcher {
     }
 }
 
-/// A request's stay: from before its first byte until it is dropped, after its answer has left or its client has.
+/// A request's stay: from its head until it is dropped, after its answer has left or its client has.
 pub struct Place {
     state: Arc<State>,
     ticket: Ticket,
 }
 
 impl Place {
+    /// Lets the request in, whose body is there.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`], [`Refusal::Overloaded`], [`Refusal::Closed`].
+    pub fn admit(&self) -> Result<(), Refusal> {
+        self.state.shared.with(|queue| queue.admit(self.ticket, Instant::now()))
+    }
+
+    /// Tells how long the request was worked on before it is submitted, from which others' waits are expected.
+    pub fn observe_preparation(&self, time: Duration) {
+        self.state.shared.with(|queue| queue.observe_preparation(time));
+    }
+
+    /// Tells that nothing will be submitted, for the answer is known: others do not wait for it.
+    pub fn finish(&self) {
+        self.state.shared.change(|queue| queue.finish(self.ticket));
+    }
+
     /// Reserves so many more bytes, before they are allocated.
     ///
     /// # Errors
@@ -108,8 +152,12 @@ impl Place {
     pub fn submit(&self, tiles: usize, inputs: Inputs, answer: impl FnOnce(Result<Reply, Failure>) + Send + 'static) {
         let job = Job { inputs, answer: Box::new(answer) };
         let refused = self.state.shared.change(|queue| queue.submit(self.ticket, tiles, job, Instant::now()));
-        if let Err(job) = refused {
-            (job.answer)(Err(self.state.loss()));
+        if let Err((job, refusal)) = refused {
+            let failure = match refusal {
+                Refusal::Closed { .. } => self.state.loss(),
+                refusal => refusal.into(),
+            };
+            (job.answer)(Err(failure));
         }
     }
 }

@@ -30,6 +30,14 @@ impl Inputs {
         }
     }
 
+    /// The embeddings of these inputs must be numbers.
+    ///
+    /// # Errors
+    /// [`InputError::Overflow`](crate::error::InputError::Overflow), [`Error::NotFinite`](crate::Error::NotFinite).
+    pub(super) fn require_finite(&self, embeddings: &[f32]) -> Result<()> {
+        self.as_input().require_finite(embeddings)
+    }
+
     fn as_input(&self) -> Input<'_> {
         match self {
             Self::Pictures(tiles) => Input::Pictures(tiles),
@@ -59,10 +67,10 @@ pub trait Compute: Send + 'static {
     /// What returns when the device has computed the submission, on whatever thread it is called; none where it has.
     fn wait(submission: &Self::Submission) -> Option<Wait>;
 
-    /// The embeddings of all requests, one after another.
+    /// The embeddings of all requests, one after another. They need not be finite: each request's are looked at alone.
     ///
     /// # Errors
-    /// Those of [`Encoder::finish`].
+    /// Those of [`Encoder::finish`], but for values that are not finite.
     fn finish(&mut self, submission: Self::Submission) -> Result<Encoded>;
 
     /// Values of one tile's embeddings, N·E.
@@ -89,7 +97,7 @@ impl Compute for Encoder {
     }
 
     fn finish(&mut self, submission: Submission) -> Result<Encoded> {
-        Self::finish(self, submission)
+        self.finish_unchecked(submission)
     }
 
     fn tile_embeddings_len(&self) -> usize {

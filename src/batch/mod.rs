@@ -8,13 +8,14 @@
 
 mod batcher;
 mod compute;
+mod pace;
 mod queue;
 mod reply;
 mod shared;
 mod state;
 mod worker;
 
-pub use batcher::{Batcher, Place};
+pub use batcher::{Batcher, Occupancy, Place};
 pub use compute::{Compute, Inputs, Wait};
 pub use queue::{Devices, Limits, Next, Phase, Queue, Refusal, Taken, Ticket};
 pub use reply::{Failure, Reply, Report};

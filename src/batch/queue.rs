@@ -1,21 +1,31 @@
 //! The queue as a state machine. Time comes in as a value; who waits for what is `shared`'s affair.
 //!
-//! A request is admitted before anything of it is read, holds bytes from then on, is submitted when its tiles are there,
-//! and is taken by the encoder's thread in a batch. What it holds is given back when it is released, which is after its
-//! answer has left: a slow reader counts like a slow sender.
+//! A request is announced when its head has come, and holds the bytes of its body that have come. It is admitted when all
+//! of the body is there, is submitted when its tiles are cut, and is taken by the encoder's thread in a batch. What it holds
+//! is given back when it is released, which is after its answer has left.
+//!
+//! Under overload the queue stays short: a request that would wait for most of the time that it has is refused before any
+//! work is done for it. Of those that wait, the oldest that can still be in time is first. So what is computed is of use to
+//! somebody, and no request overtakes another.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::pace::{BatchPace, Mean};
 use crate::encoder::TileBudget;
+
+/// The part of a request's time that it may be expected to take. The rest is for what the expectation misses.
+const EXPECTED_PART: f64 = 0.75;
 
 /// What a queue holds at most, and what a batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests between their first byte and the last byte of their answer.
+    /// Requests between the last byte of their body and the last byte of their answer.
     pub max_requests: usize,
-    /// Bytes that all of them hold together: bodies, pixels and embeddings.
+    /// Bytes that all requests hold together: bodies, pixels and embeddings.
     pub max_bytes: u64,
+    /// Requests that are prepared (decoded and cut) at once.
+    pub preparers: usize,
     /// Tiles of a batch. A request with more goes alone.
     pub batch_tiles: usize,
     /// How long a batch that is not full waits for more, from when its first request was ready.
@@ -65,6 +75,18 @@ pub enum Refusal {
         requests: usize,
         /// Bytes they hold.
         bytes: u64,
+    },
+    /// It would not be answered in time.
+    #[error(
+        "the server is busy: the request would take about {} ms and has {} ms; try again later",
+        expected.as_millis(),
+        left.as_millis()
+    )]
+    Overloaded {
+        /// How long it would take, its wait included.
+        expected: Duration,
+        /// How long it may take.
+        left: Duration,
     },
     /// The request alone is beyond the limit.
     #[error("the request needs {bytes} bytes for its body, pixels and embeddings, the limit is {max_bytes}")]
@@ -127,17 +149,28 @@ pub struct Taken<W> {
 
 #[derive(Debug)]
 enum Stage<W> {
-    /// Being received, decoded and cut.
+    /// Being decoded and cut.
     Preparing,
     Ready {
         tiles: usize,
         work: W,
         since: Instant,
     },
-    Computing,
+    Computing {
+        tiles: usize,
+    },
     /// Its client has left while it was being computed: what it holds is in use until the batch ends.
-    Abandoned,
+    Abandoned {
+        tiles: usize,
+    },
     Answered,
+}
+
+/// A request whose body is on its way.
+#[derive(Debug)]
+struct Announced {
+    bytes: u64,
+    deadline: Instant,
 }
 
 #[derive(Debug)]
@@ -167,9 +200,14 @@ pub struct Queue<W> {
     depth: usize,
     devices: Vec<Load>,
     phase: Phase,
+    announced: BTreeMap<Ticket, Announced>,
     entries: BTreeMap<Ticket, Entry<W>>,
     next: u64,
     bytes: u64,
+    pace: BatchPace,
+    /// Seconds that a request was worked on before it was submitted.
+    preparation: Mean,
+    request_tiles: Mean,
 }
 
 impl<W> Queue<W> {
@@ -179,8 +217,19 @@ impl<W> Queue<W> {
     /// Without a device, or with devices that can have no batch.
     pub fn new(limits: Limits, devices: Devices) -> Self {
         assert!(devices.count > 0 && devices.depth > 0, "{devices:?} compute nothing");
-        let (depth, devices) = (devices.depth, vec![Load::default(); devices.count]);
-        Self { limits, depth, devices, phase: Phase::Starting, entries: BTreeMap::new(), next: 0, bytes: 0 }
+        Self {
+            limits,
+            depth: devices.depth,
+            devices: vec![Load::default(); devices.count],
+            phase: Phase::Starting,
+            announced: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            next: 0,
+            bytes: 0,
+            pace: BatchPace::default(),
+            preparation: Mean::default(),
+            request_tiles: Mean::default(),
+        }
     }
 
     /// The limits it keeps.
@@ -193,12 +242,17 @@ impl<W> Queue<W> {
         self.phase
     }
 
-    /// Requests that are there.
+    /// Requests that were admitted and are there.
     pub fn num_requests(&self) -> usize {
         self.entries.len()
     }
 
-    /// Bytes that they hold.
+    /// Requests that were announced, and whose bodies are on their way.
+    pub fn num_announced(&self) -> usize {
+        self.announced.len()
+    }
+
+    /// Bytes that all of them hold.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -223,21 +277,90 @@ impl<W> Queue<W> {
         self.take_where(|_| true)
     }
 
-    /// Lets a request in, before anything of it is read. It is not computed once `deadline` has come.
+    /// Notes a request of which nothing but its head is there. It takes no other request's place. It is not computed once
+    /// `deadline` has come.
     ///
     /// # Errors
-    /// [`Refusal::Full`], [`Refusal::Closed`].
-    pub fn admit(&mut self, deadline: Instant) -> Result<Ticket, Refusal> {
+    /// [`Refusal::Closed`]; [`Refusal::Full`] and [`Refusal::Overloaded`] where it would not be admitted if it were there.
+    pub fn announce(&mut self, deadline: Instant, now: Instant) -> Result<Ticket, Refusal> {
         if self.phase != Phase::Serving {
             return Err(Refusal::Closed { phase: self.phase });
         }
+        self.require_room(deadline, now)?;
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.announced.insert(ticket, Announced { bytes: 0, deadline });
+        Ok(ticket)
+    }
+
+    /// Lets an announced request in, whose body is there.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`], [`Refusal::Overloaded`]; [`Refusal::Closed`] where nothing is computed any more, or the request is
+    /// not there.
+    pub fn admit(&mut self, ticket: Ticket, now: Instant) -> Result<(), Refusal> {
+        let closed = Refusal::Closed { phase: self.phase };
+        let deadline = self.announced.get(&ticket).map(|announced| announced.deadline).ok_or(closed)?;
+        if self.phase == Phase::Stopped {
+            return Err(closed);
+        }
+        self.require_room(deadline, now)?;
+        if let Some(Announced { bytes, deadline }) = self.announced.remove(&ticket) {
+            self.entries.insert(ticket, Entry { bytes, deadline, stage: Stage::Preparing });
+        }
+        Ok(())
+    }
+
+    /// Whether another request can be there, and be answered in time.
+    fn require_room(&self, deadline: Instant, now: Instant) -> Result<(), Refusal> {
         if self.entries.len() >= self.limits.max_requests {
             return Err(self.full());
         }
-        let ticket = Ticket(self.next);
-        self.next += 1;
-        self.entries.insert(ticket, Entry { bytes: 0, deadline, stage: Stage::Preparing });
-        Ok(ticket)
+        let left = deadline.saturating_duration_since(now);
+        match self.expected_time() {
+            Some(expected) if expected > left.mul_f64(EXPECTED_PART) => Err(Refusal::Overloaded { expected, left }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long another request would take. None where nothing is before it: then it is let in however long others took, so
+    /// that one slow batch does not close the queue for good.
+    fn expected_time(&self) -> Option<Duration> {
+        let own_tiles = self.request_tiles.get().unwrap_or(0.0);
+        let (mut preparing, mut tiles) = (0, 0);
+        for entry in self.entries.values() {
+            match entry.stage {
+                Stage::Preparing => preparing += 1,
+                Stage::Ready { tiles: own, .. } | Stage::Computing { tiles: own } | Stage::Abandoned { tiles: own } => {
+                    tiles += own;
+                }
+                Stage::Answered => {}
+            }
+        }
+        if preparing + tiles == 0 {
+            return None;
+        }
+        let preparation = self.preparation.get().unwrap_or(0.0);
+        let prepared = preparation * (preparing as f64 / self.limits.preparers.max(1) as f64 + 1.0);
+        let unknown = ((preparing as f64 + 1.0) * own_tiles).ceil() as usize;
+        // The stages overlap, so the slower one decides.
+        let computed = self.time_of(tiles + unknown);
+        Some(computed.max(Duration::try_from_secs_f64(prepared).unwrap_or(Duration::MAX)))
+    }
+
+    /// How long all devices together compute so many tiles.
+    fn time_of(&self, tiles: usize) -> Duration {
+        self.pace.time(tiles, self.limits.batch_tiles) / self.devices.len() as u32
+    }
+
+    /// A batch of so many tiles has taken a device so long.
+    pub fn observe_batch(&mut self, tiles: usize, time: Duration) {
+        self.pace.observe(tiles, time);
+    }
+
+    /// A request was worked on for so long before it was submitted.
+    pub fn observe_preparation(&mut self, time: Duration) {
+        self.preparation.observe(time.as_secs_f64());
     }
 
     /// Reserves so many more bytes for a request, before they are allocated.
@@ -247,15 +370,17 @@ impl<W> Queue<W> {
     pub fn hold(&mut self, ticket: Ticket, bytes: u64) -> Result<(), Refusal> {
         let max_bytes = self.limits.max_bytes;
         let full = self.full();
-        let entry = self.entries.get_mut(&ticket).ok_or(Refusal::Closed { phase: self.phase })?;
-        let own = entry.bytes.saturating_add(bytes);
+        let announced = self.announced.get_mut(&ticket).map(|announced| &mut announced.bytes);
+        let held = announced.or_else(|| self.entries.get_mut(&ticket).map(|entry| &mut entry.bytes));
+        let held = held.ok_or(Refusal::Closed { phase: self.phase })?;
+        let own = held.saturating_add(bytes);
         if own > max_bytes {
             return Err(Refusal::TooLarge { bytes: own, max_bytes });
         }
         if self.bytes.saturating_add(bytes) > max_bytes {
             return Err(full);
         }
-        entry.bytes = own;
+        *held = own;
         self.bytes += bytes;
         Ok(())
     }
@@ -263,20 +388,47 @@ impl<W> Queue<W> {
     /// Hands over what is to be computed, once.
     ///
     /// # Errors
-    /// The work itself, where nothing will compute it.
-    pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), W> {
+    /// The work itself, where nothing will compute it: [`Refusal::Closed`], or [`Refusal::Overloaded`] where those before it
+    /// take all of its time.
+    pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), (W, Refusal)> {
+        let before = self.entries.range(..ticket).map(|(_, entry)| entry);
+        let computing = self.entries.values();
+        let waiting = before.filter_map(|entry| match entry.stage {
+            Stage::Ready { tiles, .. } => Some(tiles),
+            _ => None,
+        });
+        let computing = computing.filter_map(|entry| match entry.stage {
+            Stage::Computing { tiles } | Stage::Abandoned { tiles } => Some(tiles),
+            _ => None,
+        });
+        let ahead: usize = waiting.chain(computing).sum();
+        let expected = self.time_of(ahead + tiles);
+        let phase = self.phase;
         match self.entries.get_mut(&ticket) {
-            Some(entry) if self.phase != Phase::Stopped && matches!(entry.stage, Stage::Preparing) => {
+            Some(entry) if phase != Phase::Stopped && matches!(entry.stage, Stage::Preparing) => {
+                let left = entry.deadline.saturating_duration_since(now);
+                if ahead > 0 && expected > left {
+                    entry.stage = Stage::Answered;
+                    return Err((work, Refusal::Overloaded { expected, left }));
+                }
                 entry.stage = Stage::Ready { tiles, work, since: now };
+                self.request_tiles.observe(tiles as f64);
                 Ok(())
             }
-            _ => Err(work),
+            _ => Err((work, Refusal::Closed { phase })),
         }
     }
 
-    /// The requests whose deadline came while they waited.
+    /// The requests whose deadline came while they waited, and those whose deadline will have come before they are computed,
+    /// where there are others to compute meanwhile.
     pub fn expire(&mut self, now: Instant) -> Vec<Taken<W>> {
-        self.take_where(|entry| entry.deadline <= now)
+        let (pace, batch_tiles) = (self.pace, self.limits.batch_tiles);
+        let in_time = |entry: &Entry<W>| match entry.stage {
+            Stage::Ready { tiles, .. } => entry.deadline > now + pace.time(tiles, batch_tiles),
+            _ => false,
+        };
+        let others_are = self.entries.values().any(in_time);
+        self.take_where(|entry| entry.deadline <= now || others_are && !in_time(entry))
     }
 
     /// What to do now. A batch is the oldest requests that are ready, up to the first that the budget of tiles has no room
@@ -344,23 +496,26 @@ impl<W> Queue<W> {
         load.computed = load.computed.min(load.given);
     }
 
-    /// A request of a batch has been computed, or has failed.
+    /// A request of a batch has been computed, or has failed; or one that was not submitted needs no computing.
     pub fn finish(&mut self, ticket: Ticket) {
         let Some(entry) = self.entries.get_mut(&ticket) else { return };
         match entry.stage {
-            Stage::Computing => entry.stage = Stage::Answered,
-            Stage::Abandoned => self.remove(ticket),
-            Stage::Preparing | Stage::Ready { .. } | Stage::Answered => {}
+            Stage::Preparing | Stage::Computing { .. } => entry.stage = Stage::Answered,
+            Stage::Abandoned { .. } => self.remove(ticket),
+            Stage::Ready { .. } | Stage::Answered => {}
         }
     }
 
     /// A request's answer has left, or its client has: what it holds is given back. While it is being computed, that is
     /// when the batch ends.
     pub fn release(&mut self, ticket: Ticket) {
+        if let Some(announced) = self.announced.remove(&ticket) {
+            self.bytes -= announced.bytes;
+        }
         let Some(entry) = self.entries.get_mut(&ticket) else { return };
         match entry.stage {
-            Stage::Computing => entry.stage = Stage::Abandoned,
-            Stage::Abandoned => {}
+            Stage::Computing { tiles } => entry.stage = Stage::Abandoned { tiles },
+            Stage::Abandoned { .. } => {}
             Stage::Preparing | Stage::Ready { .. } | Stage::Answered => self.remove(ticket),
         }
     }
@@ -380,7 +535,7 @@ impl<W> Queue<W> {
         let is_idle = self.devices.iter().all(|load| load.given == 0);
         match self.phase {
             Phase::Starting | Phase::Serving => false,
-            Phase::Draining => is_idle && !self.entries.values().any(unfinished),
+            Phase::Draining => is_idle && self.announced.is_empty() && !self.entries.values().any(unfinished),
             Phase::Stopped => is_idle,
         }
     }
@@ -392,7 +547,8 @@ impl<W> Queue<W> {
             if !matches!(entry.stage, Stage::Ready { .. }) || !wanted(entry) {
                 continue;
             }
-            if let Stage::Ready { tiles, work, since } = std::mem::replace(&mut entry.stage, Stage::Computing) {
+            if let Stage::Ready { tiles, work, since } = std::mem::replace(&mut entry.stage, Stage::Answered) {
+                entry.stage = Stage::Computing { tiles };
                 taken.push(Taken { ticket, tiles, work, since });
             }
         }

@@ -4,6 +4,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::queue::Refusal;
 use crate::encoder::Timing;
 use crate::error::Error;
 
@@ -69,6 +70,9 @@ pub enum Failure {
     /// The deadline came while the request waited.
     #[error("the deadline came before the request's turn")]
     Expired,
+    /// Its turn would have come too late.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The encoder is lost to this process.
     #[error("the encoder has stopped: {reason}")]
     Lost {

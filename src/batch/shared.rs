@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn shared(batch_tiles: usize, depth: usize) -> Arc<Shared<u32>> {
-        let limits = Limits { max_requests: 8, max_bytes: 100, batch_tiles, max_delay: Duration::ZERO };
+        let limits = Limits { max_requests: 8, max_bytes: 100, preparers: 1, batch_tiles, max_delay: Duration::ZERO };
         let mut queue = Queue::new(limits, Devices { count: 1, depth });
         queue.open();
         Arc::new(Shared::new(queue))
@@ -133,7 +133,11 @@ mod tests {
     }
 
     fn admit(shared: &Shared<u32>, now: Instant) -> Ticket {
-        shared.change(|queue| queue.admit(now + Duration::from_secs(1))).unwrap()
+        shared.change(|queue| {
+            let ticket = queue.announce(now + Duration::from_secs(1), now).unwrap();
+            queue.admit(ticket, now).unwrap();
+            ticket
+        })
     }
 
     /// The encoder's thread, the device's, and a caller, in every order.
@@ -170,7 +174,7 @@ mod tests {
     fn whatever_the_order_all_that_is_submitted_is_computed_once() {
         model(|| {
             let (shared, now) = (shared(1, 1), Instant::now());
-            let tickets = [0, 1].map(|_| shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap());
+            let tickets = [0, 1].map(|_| admit(&shared, now));
             let device = thread::spawn({
                 let shared = shared.clone();
                 move || compute(&shared, now)
@@ -194,7 +198,7 @@ mod tests {
     fn a_client_that_leaves_at_any_moment_gives_back_what_it_held() {
         model(|| {
             let (shared, now) = (shared(4, 1), Instant::now());
-            let ticket = shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap();
+            let ticket = admit(&shared, now);
             shared.change(|q| q.hold(ticket, 60)).unwrap();
             shared.change(|q| q.submit(ticket, 1, 7, now)).unwrap();
             let device = thread::spawn({
@@ -213,7 +217,7 @@ mod tests {
     fn stopping_hands_back_what_the_device_has_not_taken() {
         model(|| {
             let (shared, now) = (shared(4, 1), Instant::now());
-            let ticket = shared.change(|q| q.admit(now + Duration::from_secs(1))).unwrap();
+            let ticket = admit(&shared, now);
             shared.change(|q| q.submit(ticket, 1, 7, now)).unwrap();
             let device = thread::spawn({
                 let shared = shared.clone();

@@ -1,7 +1,7 @@
 //! The state that callers share with the encoder's thread.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::compute::Inputs;
 use super::queue::{Devices, Limits, Queue, Taken, Ticket};
@@ -18,15 +18,36 @@ pub(super) struct Job {
 /// The queue, and what is known of the encoder's thread.
 pub(super) struct State {
     pub(super) shared: Shared<Job>,
-    /// For each device that has a batch, when it turned to its oldest.
-    computing_since: Mutex<Vec<Option<Instant>>>,
+    /// What each device computes.
+    computing: Mutex<Vec<Option<Computing>>>,
     lost: OnceLock<String>,
+}
+
+/// The oldest of a device's submissions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Computing {
+    /// When the device turned to it.
+    pub(super) since: Instant,
+    /// Batches of the device that it is at most.
+    pub(super) batches: u32,
+}
+
+impl Computing {
+    pub(super) fn new(tiles: usize, batch_tiles: usize) -> Self {
+        // Two batches one after the other have more tiles together than one has room for.
+        let batches = (2 * tiles.div_ceil(batch_tiles.max(1))).saturating_sub(1).max(1);
+        Self { since: Instant::now(), batches: batches.try_into().unwrap_or(u32::MAX) }
+    }
+
+    pub(super) fn time_per_batch(&self) -> Duration {
+        self.since.elapsed() / self.batches
+    }
 }
 
 impl State {
     pub(super) fn new(limits: Limits, devices: Devices) -> Self {
-        let computing_since = Mutex::new(vec![None; devices.count]);
-        Self { shared: Shared::new(Queue::new(limits, devices)), computing_since, lost: OnceLock::new() }
+        let computing = Mutex::new(vec![None; devices.count]);
+        Self { shared: Shared::new(Queue::new(limits, devices)), computing, lost: OnceLock::new() }
     }
 
     /// Why nothing is computed any more, once that is so.
@@ -34,8 +55,8 @@ impl State {
         self.lost.get().map(String::as_str)
     }
 
-    pub(super) fn computing_since(&self) -> MutexGuard<'_, Vec<Option<Instant>>> {
-        self.computing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn computing(&self) -> MutexGuard<'_, Vec<Option<Computing>>> {
+        self.computing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn answer(&self, ticket: Ticket, answer: Answer, result: Result<Reply, Failure>) {

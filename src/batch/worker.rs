@@ -12,7 +12,7 @@ use super::compute::{Compute, Inputs, Wait};
 use super::queue::{Devices, Queue, Taken, Ticket};
 use super::reply::{Failure, Reply, Report};
 use super::shared::Turn;
-use super::state::{Answer, Job, State};
+use super::state::{Answer, Computing, Job, State};
 use crate::encoder::Encoded;
 use crate::error::Error;
 
@@ -23,6 +23,8 @@ struct Worker<C: Compute> {
     state: Arc<State>,
     encoder: C,
     devices: Vec<Device<C::Submission>>,
+    /// Tiles of a batch.
+    batch_tiles: usize,
     observe: Observer,
     /// The encoder has lost its device, or itself in a panic: it is not called again.
     is_broken: bool,
@@ -86,7 +88,8 @@ pub(super) fn spawn<C: Compute>(state: &Arc<State>, encoder: C, first: Inputs, o
         Ok(Device { under_way: VecDeque::new(), waits })
     };
     let devices = (0..devices.count).map(device).collect::<Result<_, Error>>()?;
-    let worker = Worker { state: state.clone(), encoder, devices, observe, is_broken: false };
+    let batch_tiles = state.shared.with(|queue| queue.limits().batch_tiles);
+    let worker = Worker { state: state.clone(), encoder, devices, batch_tiles, observe, is_broken: false };
     thread("encoder".to_string(), move || worker.run(first))
 }
 
@@ -114,7 +117,7 @@ impl<C: Compute> Worker<C> {
     fn run(mut self, first: Inputs) {
         let state = self.state.clone();
         for device in 0..self.devices.len() {
-            match self.encode(device, std::slice::from_ref(&first)) {
+            match self.encode(device, first.num_output_tiles(), std::slice::from_ref(&first)) {
                 Ok(_) => {}
                 Err(Failure::Lost { reason }) => return state.lose(&reason),
                 Err(failure) => return state.lose(&failure.to_string()),
@@ -137,7 +140,8 @@ impl<C: Compute> Worker<C> {
 
     /// Gives a batch to a device.
     fn start(&mut self, device: usize, batch: Batch) {
-        self.state.computing_since()[device].get_or_insert_with(Instant::now);
+        let computing = Computing::new(batch.tiles, self.batch_tiles);
+        self.state.computing()[device].get_or_insert(computing);
         match guarded(|| self.encoder.submit(device, &batch.inputs)) {
             Ok(submission) => {
                 let waits = self.devices[device].waits.as_ref();
@@ -158,11 +162,18 @@ impl<C: Compute> Worker<C> {
     /// Takes what a device has computed, and answers.
     fn collect(&mut self, device: usize) {
         let Some((submission, batch)) = self.devices[device].under_way.pop_front() else { return };
-        match guarded(|| self.encoder.finish(submission)) {
-            Ok(encoded) => self.answer(batch, encoded),
+        let finished = guarded(|| self.encoder.finish(submission));
+        let computing = self.state.computing()[device];
+        self.turn_to_next(device);
+        match finished {
+            Ok(encoded) => {
+                if let Some(Computing { since, .. }) = computing {
+                    self.state.shared.with(|queue| queue.observe_batch(batch.tiles, since.elapsed()));
+                }
+                self.answer(batch, encoded);
+            }
             Err(failure) => self.fail(device, batch, failure),
         }
-        self.turn_to_next(device);
     }
 
     /// A batch gave nothing.
@@ -178,7 +189,7 @@ impl<C: Compute> Worker<C> {
                     self.refuse(alone);
                     continue;
                 }
-                match self.encode(device, &alone.inputs) {
+                match self.encode(device, alone.tiles, &alone.inputs) {
                     Ok(encoded) => self.answer(alone, encoded),
                     Err(failure) => self.fail(device, alone, failure),
                 }
@@ -198,7 +209,9 @@ impl<C: Compute> Worker<C> {
             let end = start + input.num_output_tiles() * self.encoder.tile_embeddings_len();
             let reply = Reply { batch: batch.clone(), part: start..end, queued, encoded, timing, batch_requests };
             start = end;
-            self.state.answer(ticket, answer, Ok(reply));
+            // What is wrong with one request's embeddings is not the others' affair, and computing them again mends nothing.
+            let result = input.require_finite(&reply).map(|()| reply).map_err(Failure::from);
+            self.state.answer(ticket, answer, result);
         }
     }
 
@@ -219,8 +232,8 @@ impl<C: Compute> Worker<C> {
     }
 
     /// One batch, from its begin to its end.
-    fn encode(&mut self, device: usize, inputs: &[Inputs]) -> Result<Encoded, Failure> {
-        self.state.computing_since()[device] = Some(Instant::now());
+    fn encode(&mut self, device: usize, tiles: usize, inputs: &[Inputs]) -> Result<Encoded, Failure> {
+        self.state.computing()[device] = Some(Computing::new(tiles, self.batch_tiles));
         let result = guarded(|| {
             let submission = self.encoder.submit(device, inputs)?;
             self.encoder.finish(submission)
@@ -231,8 +244,8 @@ impl<C: Compute> Worker<C> {
 
     /// Notes that a device turns to what it has next, if it has anything.
     fn turn_to_next(&self, device: usize) {
-        let has_any = !self.devices[device].under_way.is_empty();
-        self.state.computing_since()[device] = has_any.then(Instant::now);
+        let next = self.devices[device].under_way.front();
+        self.state.computing()[device] = next.map(|(_, batch)| Computing::new(batch.tiles, self.batch_tiles));
     }
 }
 

@@ -47,6 +47,12 @@ pub(super) struct Arguments {
     /// How long a request's head may take, from its first byte or from the connection's beginning
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = seconds())]
     header_timeout: u64,
+    /// How long the sender of a body may send nothing of it before it is refused
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = seconds())]
+    body_timeout: u64,
+    /// How many bytes a second the sender of a body sends at least, beyond the first --body-timeout
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 10)]
+    min_write_rate: u64,
     /// How long a connection, or a stream of gRPC, may stay between an answer and the next request
     #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = seconds())]
     idle_timeout: u64,
@@ -56,7 +62,7 @@ pub(super) struct Arguments {
     /// How many bytes a second the reader of an answer takes at least, over each --write-timeout, before it is dropped
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
     min_read_rate: u64,
-    /// Requests that are there at once, from the first byte to the last of the answer; more get 429
+    /// Requests that are there at once, from the last byte of the body to the last of the answer; more get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
     /// Bytes that their bodies, pixels and embeddings may take together; more get 429
@@ -145,6 +151,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         connections: Connections {
             max: arguments.max_connections,
             header_timeout: Duration::from_secs(arguments.header_timeout),
+            body_timeout: Duration::from_secs(arguments.body_timeout),
+            min_write_rate: arguments.min_write_rate,
             idle_timeout: Duration::from_secs(arguments.idle_timeout),
             write_timeout: Duration::from_secs(arguments.write_timeout),
             min_read_rate: arguments.min_read_rate,

@@ -1,5 +1,6 @@
 //! Pictures and pixel tensors of several callers in one call.
 
+use super::pixels::require_finite_embeddings;
 use super::{Encoder, Pixels, zeros};
 use crate::error::Result;
 use crate::image::Tiles;
@@ -17,6 +18,24 @@ pub enum Input<'a> {
     Pixels(Pixels<'a>),
 }
 
+impl Input<'_> {
+    /// The embeddings of this input must be numbers.
+    ///
+    /// # Errors
+    /// Those of [`require_finite_embeddings`].
+    pub(crate) fn require_finite(&self, embeddings: &[f32]) -> Result<()> {
+        require_finite_embeddings(embeddings, self.pixels())
+    }
+
+    fn pixels(&self) -> impl Iterator<Item = &[f32]> {
+        let (tiles, tensor) = match self {
+            Self::Pictures(tiles) => (*tiles, None),
+            Self::Pixels(pixels) => (&[][..], Some(pixels.images)),
+        };
+        tiles.iter().map(|tiles| &tiles.pixels[..]).chain(tensor)
+    }
+}
+
 impl Encoder {
     /// Encodes the inputs of several callers together, in batches that keep the tile budget: for each what
     /// [`encode_tiles`](Self::encode_tiles) or [`encode_pixels`](Self::encode_pixels) would give, one after another,
@@ -27,6 +46,7 @@ impl Encoder {
     pub fn encode_inputs(&mut self, inputs: &[Input]) -> Result<Vec<f32>> {
         let (images, mut embeddings) = self.prepare(inputs)?;
         self.run(&self.batches(images), &mut embeddings, false)?;
+        require_finite_embeddings(&embeddings, inputs.iter().flat_map(Input::pixels))?;
         Ok(embeddings)
     }
 

@@ -18,7 +18,9 @@ use std::time::Instant;
 use self::backend::Backend;
 use crate::checkpoint::PositionTables;
 use crate::config::EncoderConfig;
-use crate::error::{Error, ImageError, InputError, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::{ImageError, InputError, Result};
 use crate::image::{Image, Preprocessor, Tiles};
 use crate::memory;
 use crate::plan::{Batch, BatchShape, LayoutRules, Plan, Precision, Semantics, SequenceLayout, Step};
@@ -172,6 +174,7 @@ impl Encoder {
         let num_tiles: usize = tiles.iter().map(Tiles::num_tiles).sum();
         let mut embeddings = zeros(num_tiles.saturating_mul(self.config.num_tokens()), self.config.decoder_embed_dim)?;
         self.run(&self.batches(images), &mut embeddings, false)?;
+        Input::Pictures(tiles).require_finite(&embeddings)?;
         Ok(Encodings {
             embeddings,
             aspect_ratios: tiles.iter().map(|tiles| tiles.aspect_ratio).collect(),
@@ -186,7 +189,8 @@ impl Encoder {
     /// As [`encode_tiles`](Self::encode_tiles), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_tiles_into(&mut self, tiles: &[Tiles], embeddings: &mut [f32]) -> Result<()> {
         let images = self.picture_layouts(tiles)?;
-        self.run(&self.batches(images), embeddings, false).map(drop)
+        self.run(&self.batches(images), embeddings, false)?;
+        Input::Pictures(tiles).require_finite(embeddings)
     }
 
     /// Each picture's rows and pixels, once its tiles are known to be what they are said to be.
@@ -254,7 +258,8 @@ impl Encoder {
         })
     }
 
-    /// Runs batches, whose embeddings stand one after another; with `timed`, says where the time went on the device, too.
+    /// Runs batches, whose embeddings stand one after another and may not be finite; with `timed`, says where the time went
+    /// on the device, too.
     fn run(&mut self, batches: &[Batch], embeddings: &mut [f32], timed: bool) -> Result<Timing> {
         let begin = Instant::now();
         let (tokens, width) = (self.config.num_tokens(), self.config.decoder_embed_dim);
@@ -297,13 +302,6 @@ impl Encoder {
                 Some(cuda.run(batches, outputs, timed)?)
             }
         };
-        let mut before = 0;
-        for output in outputs {
-            if let Some(index) = pixels::first_not_finite(output) {
-                return Err(Error::NotFinite { index: before + index });
-            }
-            before += output.len();
-        }
         Ok(on_gpu.unwrap_or_else(|| Timing::Host { compute: begin.elapsed() }))
     }
 }

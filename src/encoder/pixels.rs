@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Encoder, zeros};
 use crate::config::EncoderConfig;
-use crate::error::{InputError, Result};
+use crate::error::{Error, InputError, Result};
 use crate::plan::{ImageShape, SequenceLayout};
 
 /// Preprocessed tiles, as torchtune's and Hugging Face's models take them.
@@ -40,6 +40,9 @@ pub struct PixelEncodings {
     pub shape: [usize; 3],
 }
 
+/// No pixel is larger after normalisation, by far: those of a white picture are below 3.
+const LARGEST_PIXEL: f32 = 1000.0;
+
 impl Encoder {
     /// Encodes a pixel tensor as torchtune's `forward(images, aspect_ratio)` does; every tile's rows come out, padding
     /// tiles included. In `meta` semantics `t` must be `max_num_tiles`, as for Hugging Face's model.
@@ -50,7 +53,8 @@ impl Encoder {
     /// [`InputError::Empty`], [`Shape`](InputError::Shape), [`NoAspectRatio`](InputError::NoAspectRatio),
     /// [`AspectRatio`](InputError::AspectRatio), [`TooFewTiles`](InputError::TooFewTiles),
     /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable),
-    /// [`NotFinite`](InputError::NotFinite), [`OutOfMemory`](InputError::OutOfMemory);
+    /// [`NotFinite`](InputError::NotFinite), [`Overflow`](InputError::Overflow),
+    /// [`OutOfMemory`](InputError::OutOfMemory);
     /// [`Error::NotFinite`](crate::Error::NotFinite).
     pub fn encode_pixels(&mut self, pixels: &Pixels) -> Result<PixelEncodings> {
         let images = self.pixel_layouts(pixels)?;
@@ -59,6 +63,7 @@ impl Encoder {
         let width = self.config.decoder_embed_dim;
         let mut embeddings = zeros(samples * rows_each, width)?;
         self.run(&self.batches(images), &mut embeddings, false)?;
+        require_finite_embeddings(&embeddings, [pixels.images])?;
         Ok(PixelEncodings { embeddings, shape: [samples, rows_each, width] })
     }
 
@@ -68,7 +73,8 @@ impl Encoder {
     /// As [`encode_pixels`](Self::encode_pixels), and [`InputError::Shape`] where `embeddings` has another length.
     pub fn encode_pixels_into(&mut self, pixels: &Pixels, embeddings: &mut [f32]) -> Result<()> {
         let images = self.pixel_layouts(pixels)?;
-        self.run(&self.batches(images), embeddings, false).map(drop)
+        self.run(&self.batches(images), embeddings, false)?;
+        require_finite_embeddings(embeddings, [pixels.images])
     }
 
     /// Each image's rows and pixels, once the tensor is known to be sound.
@@ -150,6 +156,20 @@ pub(super) fn require_finite(pixels: &[f32]) -> Result<()> {
         Some(index) => Err(InputError::NotFinite { tensor: "images", index }.into()),
         None => Ok(()),
     }
+}
+
+/// Embeddings must be numbers. Where they are not, pixels beyond all that preprocessing makes have overflowed, or else the
+/// weights are damaged.
+///
+/// # Errors
+/// [`InputError::Overflow`], [`Error::NotFinite`].
+pub(super) fn require_finite_embeddings<'a>(
+    embeddings: &[f32],
+    pixels: impl IntoIterator<Item = &'a [f32]>,
+) -> Result<()> {
+    let Some(index) = first_not_finite(embeddings) else { return Ok(()) };
+    let largest = pixels.into_iter().flatten().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    if largest > LARGEST_PIXEL { Err(InputError::Overflow { largest }.into()) } else { Err(Error::NotFinite { index }) }
 }
 
 /// The first value that is NaN or infinite.

@@ -85,6 +85,15 @@ impl Encoder {
     /// Those of [`encode_inputs`](Self::encode_inputs);
     /// [`InputError::Unavailable`] for a submission to another encoder.
     pub fn finish(&mut self, submission: Submission) -> Result<Encoded> {
+        let encoded = self.finish_unchecked(submission)?;
+        match pixels::first_not_finite(&encoded.embeddings) {
+            Some(index) => Err(Error::NotFinite { index }),
+            None => Ok(encoded),
+        }
+    }
+
+    /// [`finish`](Self::finish), for embeddings that may not be finite.
+    pub(crate) fn finish_unchecked(&mut self, submission: Submission) -> Result<Encoded> {
         match submission.0 {
             State::Done(encoded) => Ok(encoded),
             State::Pending(batch) => self.collect(&batch),
@@ -102,9 +111,6 @@ impl Encoder {
             return Err(InputError::Unavailable { option: "submission", found: "given".to_string(), reason }.into());
         };
         let (embeddings, timing) = outcome?;
-        match pixels::first_not_finite(&embeddings) {
-            Some(index) => Err(Error::NotFinite { index }),
-            None => Ok(Encoded { embeddings, timing }),
-        }
+        Ok(Encoded { embeddings, timing })
     }
 }

@@ -102,6 +102,12 @@ pub enum InputError {
         /// The flat index of the first such element.
         index: usize,
     },
+    /// The pixels are so large that their embeddings are not finite.
+    #[error("the pixels are too large: with values up to {largest:e} the embeddings overflow")]
+    Overflow {
+        /// The largest absolute value among the pixels.
+        largest: f32,
+    },
     /// A handle of the driver's is not what it should be.
     #[error("the {name} cannot be used: {reason}")]
     Handle {
@@ -148,6 +154,7 @@ impl InputError {
         match self {
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::Overflow { .. } => ErrorKind::Overflow,
             Self::Shape { .. }
             | Self::Dtype { .. }
             | Self::Missing { .. }

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Image,
     /// Mend the tensors of the call.
     Input,
+    /// Mend the values of the call's pixels: they are numbers, and too large.
+    Overflow,
     /// Choose another option or device: this build or this machine does not have it.
     Unavailable,
     /// Ask for less at once, or try again later: memory of the host or of the GPU is lacking, or threads are.

@@ -18,14 +18,14 @@ mod options;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::batch::{Batcher, Inputs, Limits};
+use crate::batch::{Batcher, Inputs, Limits, Occupancy};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::plan::Semantics;
@@ -151,7 +151,7 @@ async fn until_the_end(service: &Service, options: &Options, signals: &mut Signa
         () = signals.next() => {}
         reason = lost(service, options.batch_timeout) => return end_lost(reason),
     }
-    tracing::info!(requests = service.batcher.load().0, "draining");
+    tracing::info!(requests = service.batcher.occupancy().admitted, "draining");
     service.batcher.drain();
     tokio::select! {
         () = signals.next() => Err(ServeError::Interrupted),
@@ -168,6 +168,7 @@ fn service(mut encoder: Encoder, options: &Options) -> Result<Service, ServeErro
     let limits = Limits {
         max_requests: options.max_requests,
         max_bytes: options.max_bytes,
+        preparers: options.image_threads,
         batch_tiles: encoder.max_batch_tiles(),
         max_delay: options.max_delay,
     };
@@ -207,9 +208,14 @@ async fn lost(service: &Service, batch_timeout: Duration) -> String {
     }
 }
 
-/// Returns when no request is there any more.
+/// Returns when no request is there any more. A body has no longer to come than one that stops halfway.
 async fn empty(service: &Service) {
-    while service.batcher.load().0 > 0 {
+    let begin = Instant::now();
+    loop {
+        let Occupancy { announced, admitted, .. } = service.batcher.occupancy();
+        if admitted == 0 && (announced == 0 || begin.elapsed() > service.options.connections.body_timeout) {
+            return;
+        }
         tokio::time::sleep(WATCH / 5).await;
     }
 }

@@ -21,7 +21,7 @@ pub struct Options {
     pub connections: Connections,
     /// Lines of the log that were lost, for the metrics.
     pub lost_log_lines: LostLogLines,
-    /// Requests between their first byte and the last byte of their answer.
+    /// Requests between the last byte of their body and the last byte of their answer.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
     pub max_bytes: u64,
@@ -76,6 +76,10 @@ pub struct Connections {
     pub max: usize,
     /// How long a request's head may take, from its first byte or, the first one's, from the connection's beginning.
     pub header_timeout: Duration,
+    /// How long the sender of a body may send nothing of it, or less than `min_write_rate` allows.
+    pub body_timeout: Duration,
+    /// How many bytes a second the sender of a body sends at least, beyond the first `body_timeout`.
+    pub min_write_rate: u64,
     /// How long a connection may stay between an answer and the next request.
     pub idle_timeout: Duration,
     /// How long the reader of an answer may take nothing of it, or less than `min_read_rate` allows.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tilesight::Error;
-use tilesight::batch::{Batcher, Compute, Devices, Failure, Inputs, Limits, Phase, Place, Reply, Report, Wait};
+use tilesight::batch::{
+    Batcher, Compute, Devices, Failure, Inputs, Limits, Occupancy, Phase, Place, Reply, Report, Wait,
+};
 use tilesight::encoder::{Encoded, Timing};
 use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
@@ -124,7 +126,8 @@ impl Test {
         let (send_report, reports) = mpsc::channel();
         let refusals = Arc::<Mutex<usize>>::default();
         let gpus = Gpus { devices, calls: send_call, flights: send_flight, refusals: refusals.clone() };
-        let limits = Limits { max_requests: 32, max_bytes: 1 << 30, batch_tiles: 4, max_delay: Duration::ZERO };
+        let limits =
+            Limits { max_requests: 32, max_bytes: 1 << 30, preparers: 2, batch_tiles: 4, max_delay: Duration::ZERO };
         let observe = move |report: &Report| send_report.send(*report).unwrap_or_default();
         let batcher = Batcher::observed(gpus, limits, picture(99), observe).unwrap();
         let test = Self { batcher, calls, flights, refusals, reports };
@@ -317,7 +320,7 @@ fn a_lost_encoder_answers_what_is_under_way_and_is_not_called_again() {
         assert!(test.batcher.lost().is_some());
         assert!(test.calls.recv_timeout(PATIENCE).is_err(), "the thread has ended");
         drop((pair, behind, waiting));
-        assert_eq!(test.batcher.load(), (0, 0));
+        assert_eq!(test.batcher.occupancy(), Occupancy { announced: 0, admitted: 0, bytes: 0 });
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use tilesight::Error;
-use tilesight::batch::{Batcher, Compute, Devices, Failure, Inputs, Limits, Phase, Place, Refusal, Reply, Wait};
+use tilesight::batch::{
+    Batcher, Compute, Devices, Failure, Inputs, Limits, Occupancy, Phase, Place, Refusal, Reply, Wait,
+};
 use tilesight::encoder::{Encoded, Timing};
 use tilesight::error::{CudaError, InputError};
 use tilesight::image::Tiles;
@@ -17,7 +19,7 @@ use crate::tiny_config::tiny_config;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn limits() -> Limits {
-    Limits { max_requests: 8, max_bytes: 1 << 30, batch_tiles: 4, max_delay: Duration::ZERO }
+    Limits { max_requests: 8, max_bytes: 1 << 30, preparers: 2, batch_tiles: 4, max_delay: Duration::ZERO }
 }
 
 fn picture(aspect_ratio: [usize; 2], seed: u64) -> Inputs {
@@ -134,7 +136,7 @@ fn everybody_gets_the_rows_they_would_get_alone() {
         assert!(answer(receiver).unwrap()[..] == expected[..]);
     }
     drop(answers);
-    assert_eq!(batcher.load(), (0, 0));
+    assert_eq!(batcher.occupancy(), Occupancy { announced: 0, admitted: 0, bytes: 0 });
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod tiny_config;
 
 mod ahead;
 mod batcher;
+mod overload;
 mod queue;

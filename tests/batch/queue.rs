@@ -9,8 +9,11 @@ use tilesight::batch::{Devices, Limits, Next, Phase, Queue, Refusal, Taken, Tick
 
 #[derive(Debug, Clone)]
 enum Event {
-    Admit {
+    Announce {
         patience: u64,
+    },
+    Admit {
+        of: usize,
     },
     Hold {
         of: usize,
@@ -37,7 +40,8 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => (1u64..200).prop_map(|patience| Event::Admit { patience }),
+        6 => (1u64..200).prop_map(|patience| Event::Announce { patience }),
+        8 => (0usize..20).prop_map(|of| Event::Admit { of }),
         4 => (0usize..20, 0u64..60).prop_map(|(of, bytes)| Event::Hold { of, bytes }),
         8 => (0usize..20, 0usize..12).prop_map(|(of, tiles)| Event::Submit { of, tiles }),
         3 => (0usize..20).prop_map(|of| Event::Leave { of }),
@@ -54,6 +58,7 @@ fn event() -> impl Strategy<Value = Event> {
 struct Known {
     bytes: u64,
     deadline: Instant,
+    is_admitted: bool,
     tiles: Option<usize>,
     is_out: bool,
     is_gone: bool,
@@ -183,16 +188,37 @@ impl Model {
 
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Admit { patience } => {
+            Event::Announce { patience } => {
                 let deadline = self.now + Duration::from_millis(patience);
                 let is_full = self.queue.num_requests() >= self.limits.max_requests;
-                match self.queue.admit(deadline) {
+                match self.queue.announce(deadline, self.now) {
                     Ok(ticket) => {
                         assert!(!is_full && self.queue.phase() == Phase::Serving);
-                        let known = Known { bytes: 0, deadline, tiles: None, is_out: false, is_gone: false };
+                        let known = Known {
+                            bytes: 0,
+                            deadline,
+                            is_admitted: false,
+                            tiles: None,
+                            is_out: false,
+                            is_gone: false,
+                        };
                         assert!(self.known.insert(ticket, known).is_none());
                     }
                     Err(Refusal::Closed { phase }) => assert_ne!(phase, Phase::Serving),
+                    Err(Refusal::Full { .. }) => assert!(is_full),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Event::Admit { of } => {
+                let Some(ticket) = self.pick(of) else { return };
+                let is_full = self.queue.num_requests() >= self.limits.max_requests;
+                let known = self.known.get_mut(&ticket).unwrap();
+                match self.queue.admit(ticket, self.now) {
+                    Ok(()) => {
+                        assert!(!is_full && !known.is_admitted && self.queue.phase() != Phase::Stopped);
+                        known.is_admitted = true;
+                    }
+                    Err(Refusal::Closed { phase }) => assert!(known.is_admitted || phase == Phase::Stopped),
                     Err(Refusal::Full { .. }) => assert!(is_full),
                     Err(other) => panic!("{other}"),
                 }
@@ -212,7 +238,7 @@ impl Model {
             Event::Submit { of, tiles } => {
                 let Some(ticket) = self.pick(of) else { return };
                 let known = self.known.get_mut(&ticket).unwrap();
-                let takes = known.tiles.is_none() && self.queue.phase() != Phase::Stopped;
+                let takes = known.is_admitted && known.tiles.is_none() && self.queue.phase() != Phase::Stopped;
                 assert_eq!(self.queue.submit(ticket, tiles, ticket, self.now).is_ok(), takes);
                 if takes {
                     known.tiles = Some(tiles);
@@ -243,7 +269,8 @@ impl Model {
         let held = |(ticket, known): (&Ticket, &Known)| !known.is_gone || self.computing.contains(ticket);
         let there = || self.known.iter().filter(|(ticket, known)| held((ticket, known)));
         assert_eq!(self.queue.bytes(), there().map(|(_, known)| known.bytes).sum::<u64>());
-        assert_eq!(self.queue.num_requests(), there().count());
+        assert_eq!(self.queue.num_requests(), there().filter(|(_, known)| known.is_admitted).count());
+        assert_eq!(self.queue.num_announced(), there().filter(|(_, known)| !known.is_admitted).count());
         assert!(self.queue.bytes() <= self.limits.max_bytes);
     }
 
@@ -263,7 +290,7 @@ impl Model {
         assert!(lost.is_none(), "never computed, never refused: {lost:?}");
         let there: Vec<Ticket> = self.known.iter().filter(|(_, known)| !known.is_gone).map(|(t, _)| *t).collect();
         there.into_iter().for_each(|ticket| self.leave(ticket));
-        assert_eq!((self.queue.num_requests(), self.queue.bytes()), (0, 0));
+        assert_eq!((self.queue.num_requests(), self.queue.num_announced(), self.queue.bytes()), (0, 0, 0));
     }
 }
 
@@ -278,10 +305,10 @@ proptest! {
         depth in 1usize..4,
     ) {
         let max_delay = Duration::from_millis(max_delay);
-        let limits = Limits { max_requests, max_bytes: 100, batch_tiles, max_delay };
+        let limits = Limits { max_requests, max_bytes: 100, preparers: 1, batch_tiles, max_delay };
         let mut queue = Queue::new(limits, Devices { count, depth });
         let now = Instant::now();
-        prop_assert_eq!(queue.admit(now), Err(Refusal::Closed { phase: Phase::Starting }));
+        prop_assert_eq!(queue.announce(now, now), Err(Refusal::Closed { phase: Phase::Starting }));
         queue.open();
         let devices = std::iter::repeat_with(Device::default).take(count).collect();
         let (known, computing) = (BTreeMap::new(), BTreeSet::new());
@@ -293,13 +320,15 @@ proptest! {
 
 fn open(batch_tiles: usize, max_delay: u64, devices: Devices) -> (Queue<u32>, Instant) {
     let max_delay = Duration::from_millis(max_delay);
-    let mut queue = Queue::new(Limits { max_requests: 16, max_bytes: 100, batch_tiles, max_delay }, devices);
+    let limits = Limits { max_requests: 16, max_bytes: 100, preparers: 1, batch_tiles, max_delay };
+    let mut queue = Queue::new(limits, devices);
     queue.open();
     (queue, Instant::now())
 }
 
 fn submit(queue: &mut Queue<u32>, tiles: usize, work: u32, now: Instant) -> Ticket {
-    let ticket = queue.admit(now + Duration::from_secs(1)).unwrap();
+    let ticket = queue.announce(now + Duration::from_secs(1), now).unwrap();
+    queue.admit(ticket, now).unwrap();
     queue.submit(ticket, tiles, work, now).unwrap();
     ticket
 }

@@ -32,6 +32,9 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+/// The header of every call.
+pub const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
 pub const SERVICE: &str = "/inference.GRPCInferenceService";
 
 /// tonic's client.

@@ -13,13 +13,13 @@ use tonic::Code;
 use crate::grpc_client::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::grpc_client::inference::*;
 use crate::grpc_client::{
-    Client, RawClient, SERVICE, assert_serves, bytes_of, framed, infer, input, integers, pictures, raw_request, text,
+    Client, GRPC, RawClient, SERVICE, assert_serves, bytes_of, framed, infer, input, integers, pictures, raw_request,
+    text,
 };
 use crate::noise::noise;
 use crate::server::{PATIENCE, Server, picture, wait_until};
 
 /// The one header that every call has.
-const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
 /// A request to the demo model, whose answer is of a megabyte.
 fn two_tiles() -> ModelInferRequest {
@@ -259,19 +259,21 @@ fn frames_that_are_no_calls_are_told() {
 
 #[test]
 fn who_comes_when_it_is_full_is_told_to_come_again() {
-    let server = Server::start(&["--max-requests", "1", "--max-bytes", "100000"]);
+    // The first request waits for others to share its batch.
+    let waiting = ["--max-delay", "600000", "--timeout", "600"];
+    let server = Server::start(&[&["--max-requests", "1"], &waiting[..]].concat());
     let (client, raw) = (Client::connect(server.grpc), RawClient::connect(server.grpc));
-    let good = framed(&pictures(&[picture("image0.png")]).encode_to_vec());
     let mut first = raw.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
-    first.send(&good[..100], false);
-    // The length is held as soon as it is known, before the message is there.
-    wait_until("the first request", || server.metric("tilesight_held_bytes") == (good.len() - 5) as f64);
+    first.send(&framed(&pictures(&[picture("image0.png")]).encode_to_vec()), true);
+    wait_until("the first request", || server.metric("tilesight_requests") == 1.0);
     let refused = infer(&client, pictures(&[picture("image0.png")])).unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert_eq!(refused.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");
-    first.send(&good[100..], true);
-    assert_eq!(first.status().code(), Code::Ok);
+    drop(first);
     wait_until("room", || server.metric("tilesight_requests") == 0.0);
+
+    let server = Server::start(&["--max-bytes", "100000"]);
+    let client = Client::connect(server.grpc);
     let never = infer(&client, pictures(&[vec![0; 100_001]])).unwrap_err();
     assert_eq!((never.code(), never.metadata().get("grpc-retry-pushback-ms")), (Code::InvalidArgument, None));
     // What a message becomes counts as well: descriptions that are two bytes each, and elements of four.
@@ -293,19 +295,19 @@ fn slow_senders_and_vanished_clients_cost_no_place() {
     let mut slow = RawClient::connect(hurried.grpc).begin(&infer, &[GRPC]);
     slow.send(&[0, 0, 0, 16, 0, 1], false);
     assert_eq!(slow.status().code(), Code::DeadlineExceeded);
-    wait_until("its end", || hurried.metric("tilesight_requests") == 0.0);
+    wait_until("its end", || hurried.metric("tilesight_receiving_requests") == 0.0);
     let server = Server::start(&["--timeout", "600"]);
     for whole_connection in [false, true] {
         let client = RawClient::connect(server.grpc);
         let mut vanishing = client.begin(&infer, &[GRPC]);
         vanishing.send(&[0, 0, 0, 16, 0, 1], false);
-        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
         let begin = Instant::now();
         drop(vanishing);
         if whole_connection {
             drop(client);
         }
-        wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+        wait_until("its end", || server.metric("tilesight_receiving_requests") == 0.0);
         assert!(begin.elapsed() < Duration::from_secs(300), "it was there until its deadline");
     }
     assert_serves(&Client::connect(server.grpc));
@@ -333,7 +335,7 @@ fn a_signal_lets_those_who_are_there_finish() {
     let good = framed(&pictures(&[picture("image0.png")]).encode_to_vec());
     let mut inside = raw.begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
     inside.send(&good[..100], false);
-    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
     server.signal("TERM");
     wait_until("draining", || server.get("/health/ready").status == 503);
     assert!(!client.ask::<_, ServerReadyResponse>("ServerReady", ServerReadyRequest {}).unwrap().ready);

@@ -311,17 +311,19 @@ fn every_bad_request_is_told_and_the_next_one_is_right() {
 
 #[test]
 fn who_comes_when_it_is_full_is_told_to_come_again() {
-    let server = Server::start(&["--max-requests", "1"]);
+    // The first request waits for others to share its batch.
+    let server = Server::start(&["--max-requests", "1", "--max-delay", "600000", "--timeout", "600"]);
     let body = picture("image0.png");
     let mut first = server.connect();
     first.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
+    first.write_all(&body).unwrap();
     wait_until("the first request", || server.metric("tilesight_requests") == 1.0);
     let refused = server.post("/v1/encode", &[], &body);
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
-    first.write_all(&body).unwrap();
-    assert_eq!(read_response(&mut first).status, 200);
+    drop(first);
     wait_until("room", || server.metric("tilesight_requests") == 0.0);
-    assert_serves(&server);
+    // Nothing is computed for a request without inputs, so it does not wait.
+    assert_eq!(server.post("/v1/encode", &[], b"no picture").status, 415);
 }
 
 #[test]
@@ -329,11 +331,12 @@ fn memory_is_promised_once() {
     let server = Server::start(&["--max-bytes", "100000"]);
     let mut first = server.connect();
     first.write_all(post_head("/v1/encode", &[], 60_000).as_bytes()).unwrap();
-    wait_until("the first request", || server.metric("tilesight_held_bytes") == 60_000.0);
+    first.write_all(&[0; 59_999]).unwrap();
+    wait_until("the first request", || server.metric("tilesight_held_bytes") == 59_999.0);
     assert_eq!(server.post("/v1/encode", &[], &[0; 60_000]).status, 429, "there will be room");
-    assert_eq!(server.post("/v1/encode", &[], &[0; 100_001]).status, 413, "there never will be");
     drop(first);
     wait_until("room", || server.metric("tilesight_held_bytes") == 0.0);
+    assert_eq!(server.post("/v1/encode", &[], &[0; 100_001]).status, 413, "there never will be");
     assert_serves(&server);
 }
 
@@ -346,14 +349,14 @@ fn slow_senders_and_vanished_clients_cost_no_place() {
     slow.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
     slow.write_all(&body[..100]).unwrap();
     assert_eq!(read_response(&mut slow).status, 408);
-    wait_until("its end", || hurried.metric("tilesight_requests") == 0.0);
+    wait_until("its end", || hurried.metric("tilesight_receiving_requests") == 0.0);
     let server = Server::start(&[]);
     let mut vanishing = server.connect();
     vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
     vanishing.write_all(&body[..100]).unwrap();
-    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
     drop(vanishing);
-    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+    wait_until("its end", || server.metric("tilesight_receiving_requests") == 0.0);
     let hurried = server.post("/v1/encode", &[("Tilesight-Timeout-Ms", "0")], &body);
     assert!([408, 504].contains(&hurried.status), "{}", hurried.text());
     assert_serves(&server);
@@ -366,7 +369,7 @@ fn a_deadline_that_comes_in_the_queue_is_told() {
     let late = server.post("/v1/encode", &[("Tilesight-Timeout-Ms", "300")], &picture("image0.png"));
     assert_eq!(late.status, 504, "{}", late.text());
     assert!(begin.elapsed() >= Duration::from_millis(300));
-    wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+    wait_until("its end", || server.metric("tilesight_receiving_requests") == 0.0);
 }
 
 #[test]
@@ -397,7 +400,7 @@ fn a_signal_lets_those_who_are_there_finish() {
     let body = picture("image0.png");
     let mut inside = server.connect();
     inside.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
-    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
     server.signal("TERM");
     wait_until("draining", || server.get("/health/ready").status == 503);
     assert_eq!(server.get("/health/live").status, 200);
@@ -412,10 +415,10 @@ fn a_signal_lets_those_who_are_there_finish() {
 fn a_drain_has_an_end_and_a_second_signal_ends_at_once() {
     for second in [false, true] {
         let timeout = if second { "600" } else { "1" };
-        let mut server = Server::start(&["--drain-timeout", timeout]);
+        let mut server = Server::start(&["--drain-timeout", timeout, "--body-timeout", "600"]);
         let mut inside = server.connect();
         inside.write_all(post_head("/v1/encode", &[], 1000).as_bytes()).unwrap();
-        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
         let begin = Instant::now();
         server.signal("TERM");
         if second {

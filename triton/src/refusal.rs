@@ -54,7 +54,8 @@ impl From<Error> for Refusal {
             | ErrorKind::Image
             | ErrorKind::ImageFormat
             | ErrorKind::ImageTooLarge
-            | ErrorKind::Input => ErrorCode::INVALID_ARG,
+            | ErrorKind::Input
+            | ErrorKind::Overflow => ErrorCode::INVALID_ARG,
             ErrorKind::Unavailable => ErrorCode::UNSUPPORTED,
             ErrorKind::Io => ErrorCode::NOT_FOUND,
             ErrorKind::OutOfMemory | ErrorKind::DeviceLost => ErrorCode::UNAVAILABLE,

@@ -61,7 +61,8 @@ impl Queued {
     /// Those of `first`; [`Error::Threads`].
     pub(super) fn start(encoder: Encoder, first: &Input, max_delay: Duration) -> Result<Self> {
         let batch_tiles = encoder.max_batch_tiles();
-        let limits = Limits { max_requests: MAX_REQUESTS, max_bytes: u64::MAX, batch_tiles, max_delay };
+        let preparers = rayon::current_num_threads();
+        let limits = Limits { max_requests: MAX_REQUESTS, max_bytes: u64::MAX, preparers, batch_tiles, max_delay };
         let batches = Arc::new(Mutex::new(Vec::new()));
         let seen = batches.clone();
         let observe = move |report: &crate::batch::Report| {
@@ -184,7 +185,7 @@ fn owned(prepared: Prepared) -> Vec<Tiles> {
 fn failed(failure: Failure) -> Error {
     match failure {
         Failure::Failed(error) => error,
-        Failure::Expired | Failure::Lost { .. } => lost(&failure),
+        Failure::Expired | Failure::Refused(_) | Failure::Lost { .. } => lost(&failure),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Bytes, HttpBody};
 use axum::http::HeaderMap;
@@ -12,16 +12,54 @@ use http_body::{Frame, SizeHint};
 
 use super::error::ApiError;
 use crate::batch::Place;
+use crate::memory;
+use crate::serve::options::Connections;
 
-/// Waits for a part of a request's body.
+/// How long a body is waited for: until the request's deadline, and no longer than its sender sends.
+pub(crate) struct BodyClock {
+    deadline: Instant,
+    timeout: Duration,
+    min_rate: u64,
+    begin: Instant,
+    last: Instant,
+    bytes: u64,
+}
+
+impl BodyClock {
+    /// For a body, or a message of one, that begins now.
+    pub(crate) fn new(deadline: Instant, connections: &Connections) -> Self {
+        let now = Instant::now();
+        let Connections { body_timeout: timeout, min_write_rate: min_rate, .. } = *connections;
+        Self { deadline, timeout, min_rate, begin: now, last: now, bytes: 0 }
+    }
+
+    /// Waits for a piece of the body.
+    ///
+    /// # Errors
+    /// [`ApiError::BodyTooSlow`] where the deadline comes before it, the sender sends nothing for the timeout, or it has
+    /// sent less than its rate over more than the timeout.
+    pub(crate) async fn wait<T>(&self, piece: impl Future<Output = T>) -> Result<T, ApiError> {
+        let owed = Duration::from_secs(self.bytes / self.min_rate.max(1));
+        let until = [self.last + self.timeout, self.begin + self.timeout + owed].into_iter().min();
+        let until = until.map_or(self.deadline, |until| until.min(self.deadline));
+        tokio::time::timeout_at(until.into(), piece).await.map_err(|_| ApiError::BodyTooSlow)
+    }
+
+    /// So many bytes have come.
+    pub(crate) fn receive(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.last = Instant::now();
+    }
+}
+
+/// Adds a piece to a body as far as it has come. Room is held for bytes that are there, not for those that a client says
+/// will come.
 ///
 /// # Errors
-/// [`ApiError::BodyTooSlow`] where it does not arrive before the deadline, and those of `read`.
-pub(crate) async fn in_time<T>(
-    deadline: Instant,
-    read: impl Future<Output = Result<T, ApiError>>,
-) -> Result<T, ApiError> {
-    tokio::time::timeout_at(deadline.into(), read).await.unwrap_or(Err(ApiError::BodyTooSlow))
+/// Those of [`Place::hold`], and a lack of memory.
+pub(crate) fn append(body: &mut Vec<u8>, piece: &[u8], place: &Place) -> Result<(), ApiError> {
+    place.hold(piece.len() as u64)?;
+    Ok(memory::append(body, piece)?)
 }
 
 /// Bytes that are worked on in well under a millisecond.

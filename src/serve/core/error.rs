@@ -51,11 +51,9 @@ impl ApiError {
     /// HTTP's status, by which logs and metrics of every protocol count.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Admission(Refusal::Full { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Admission(Refusal::TooLarge { .. }) | Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Admission(Refusal::Closed { .. }) | Self::Batch(Failure::Lost { .. }) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Admission(refusal) | Self::Batch(Failure::Refused(refusal)) => refusal_status(refusal),
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Batch(Failure::Lost { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Batch(Failure::Expired) => StatusCode::GATEWAY_TIMEOUT,
             Self::Batch(Failure::Failed(error)) | Self::Encoder(error) => encoder_status(error.kind()),
             Self::Region(error) => region_status(error),
@@ -82,7 +80,12 @@ impl ApiError {
     /// Seconds after which to try again, where that helps.
     pub(crate) fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::Admission(Refusal::Full { .. } | Refusal::Closed { phase: Phase::Starting }) => Some(1),
+            Self::Admission(refusal) | Self::Batch(Failure::Refused(refusal)) => match refusal {
+                Refusal::Full { .. } | Refusal::Closed { phase: Phase::Starting } => Some(1),
+                // By then the requests that are here now have been answered.
+                Refusal::Overloaded { expected, .. } => Some((expected.as_secs_f64().ceil() as u32).max(1)),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -94,12 +97,21 @@ impl From<InputError> for ApiError {
     }
 }
 
+fn refusal_status(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::Full { .. } | Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Closed { .. } => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// A request holds pictures and pixels; the model, the device and the options are the server's own.
 fn encoder_status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::ImageFormat => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorKind::ImageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Image | ErrorKind::Input => StatusCode::BAD_REQUEST,
+        ErrorKind::Overflow => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::OutOfMemory => StatusCode::INSUFFICIENT_STORAGE,
         ErrorKind::Config
         | ErrorKind::Checkpoint

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 
 use super::cache::{Counts, Lookup};
 use super::statistics::Statistics;
-use crate::batch::Report;
+use crate::batch::{Occupancy, Report};
 use crate::stages::{Stage, StageTimes};
 
 /// Upper bounds of the buckets of times, in seconds: from a header's parsing to a large model on a CPU.
@@ -133,7 +133,7 @@ impl Metrics {
     /// All of it, with the requests that are there now and the bytes they hold.
     pub(crate) fn render(
         &self,
-        (requests, bytes): (usize, u64),
+        Occupancy { announced, admitted, bytes }: Occupancy,
         cache: Option<Counts>,
         ready: bool,
         lost_log_lines: Option<u64>,
@@ -145,8 +145,10 @@ impl Metrics {
         };
         head(&mut text, "tilesight_ready", "gauge", "Whether requests are taken.");
         line(&mut text, format_args!("tilesight_ready {}", u8::from(ready)));
-        head(&mut text, "tilesight_requests", "gauge", "Requests that are there.");
-        line(&mut text, format_args!("tilesight_requests {requests}"));
+        head(&mut text, "tilesight_receiving_requests", "gauge", "Requests whose bodies are on their way.");
+        line(&mut text, format_args!("tilesight_receiving_requests {announced}"));
+        head(&mut text, "tilesight_requests", "gauge", "Requests whose bodies are there.");
+        line(&mut text, format_args!("tilesight_requests {admitted}"));
         head(&mut text, "tilesight_held_bytes", "gauge", "Bytes held for them.");
         line(&mut text, format_args!("tilesight_held_bytes {bytes}"));
         if let Some(lost) = lost_log_lines {

@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 pub(crate) mod encoded;
 pub(crate) mod error;
 pub(crate) mod etag;
+pub(crate) mod health;
 pub(crate) mod metadata;
 pub(crate) mod metrics;
 pub(crate) mod model;

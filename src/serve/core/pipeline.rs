@@ -44,7 +44,7 @@ pub(crate) struct Answered<T> {
 /// before it allocates; `write` makes the response.
 ///
 /// # Errors
-/// Those of `read`, [`RequestContext::encode`] and `write`.
+/// Those of [`Place::admit`], `read`, [`RequestContext::encode`] and `write`.
 pub(crate) async fn infer<T>(
     mut context: RequestContext<'_>,
     body: Bytes,
@@ -52,6 +52,7 @@ pub(crate) async fn infer<T>(
     write: impl FnOnce(ResponseParts) -> Result<T, ApiError>,
 ) -> Result<Answered<T>, ApiError> {
     context.end_stage(Stage::Receive);
+    context.place.admit()?;
     let place = context.place.clone();
     let reserve = |bytes| Ok(place.hold(bytes)?);
     let InferRequest { id, outputs, tensors } = read(body, &reserve)?;

@@ -23,7 +23,7 @@ use crate::encoder::Pixels;
 use crate::image::{Image, Limits as ImageLimits, Tiles};
 use crate::stages::{Stage, StageTimes};
 
-/// A request that was admitted.
+/// A request that was announced.
 pub(crate) struct RequestContext<'a> {
     service: &'a Service,
     pub(crate) place: Arc<Place>,
@@ -52,11 +52,11 @@ struct Images {
 }
 
 impl<'a> RequestContext<'a> {
-    /// Admits a request, before any of its body is read.
+    /// Announces a request, before any of its body is read.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] for a header, and those of [`Batcher::admit`](crate::batch::Batcher::admit).
-    pub(crate) fn admit(service: &'a Service, headers: &HeaderMap) -> Result<Self, ApiError> {
+    /// [`ApiError::Malformed`] for a header, and those of [`Batcher::announce`](crate::batch::Batcher::announce).
+    pub(crate) fn announce(service: &'a Service, headers: &HeaderMap) -> Result<Self, ApiError> {
         let (begin, stats) = (Instant::now(), RequestStats::begin(&service.metrics));
         if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(ApiError::malformed(format!(
@@ -66,7 +66,7 @@ impl<'a> RequestContext<'a> {
         let timeout =
             deadline::asked(headers)?.map_or(service.options.timeout, |asked| asked.min(service.options.timeout));
         let deadline = begin + timeout;
-        let place = Arc::new(service.batcher.admit(deadline)?);
+        let place = Arc::new(service.batcher.announce(deadline)?);
         let times = StageTimes::default();
         Ok(Self { service, place, deadline, begin, stats, times, if_none_match: None })
     }
@@ -208,7 +208,10 @@ impl<'a> RequestContext<'a> {
         let known = self.known_embeddings(&content_hashes)?;
         let lookup = self.service.cache.as_ref().map(|_| if known.is_some() { Lookup::Hit } else { Lookup::Miss });
         let reply = match known {
-            Some(reply) => reply,
+            Some(reply) => {
+                self.place.finish();
+                reply
+            }
             None => {
                 let reply = self.compute(inputs, cost).await?;
                 self.service.metrics.count_tiles(num_tiles.iter().sum());
@@ -265,6 +268,7 @@ impl<'a> RequestContext<'a> {
     /// Waits for the request's turn and for the encoder.
     async fn compute(&mut self, inputs: Inputs, cost: usize) -> Result<Reply, ApiError> {
         let (sender, receiver) = oneshot::channel();
+        self.place.observe_preparation(self.times.of(Stage::Decode) + self.times.of(Stage::Preprocess));
         self.place.submit(cost, inputs, move |result| drop(sender.send(result)));
         let answered = self.in_time(receiver).await?;
         let reply = answered.map_err(|_| ApiError::Dropped { reason: "it was never answered" })??;

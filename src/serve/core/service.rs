@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::cache::Cache;
 use super::error::ApiError;
+use super::health::Health;
 use super::metrics::Metrics;
 use super::model::Model;
 use super::shared_memory::Regions;
@@ -19,6 +20,7 @@ pub(crate) struct Service {
     pub(crate) model: Model,
     pub(crate) options: Options,
     pub(crate) metrics: Arc<Metrics>,
+    health: Health,
     pub(crate) regions: Regions,
     /// None where it is off.
     pub(crate) cache: Option<Cache>,
@@ -44,6 +46,7 @@ impl Service {
             model,
             options,
             metrics,
+            health: Health::default(),
             regions,
             cache,
             #[cfg(feature = "otel")]
@@ -53,14 +56,16 @@ impl Service {
         }
     }
 
-    /// Whether requests are taken and answered.
+    /// Whether requests are taken and answered as they should be.
     pub(crate) fn is_ready(&self) -> bool {
-        self.batcher.phase() == Phase::Serving
+        self.batcher.phase() == Phase::Serving && !self.health.is_failing()
     }
 
     /// Counts the response to a request for embeddings by its status.
     pub(crate) fn count_response<T>(&self, result: &Result<T, ApiError>) {
-        self.metrics.count_response(result.as_ref().map_or_else(ApiError::status, |_| StatusCode::OK));
+        let status = result.as_ref().map_or_else(ApiError::status, |_| StatusCode::OK);
+        self.metrics.count_response(status);
+        self.health.observe(status);
     }
 
     /// Answers all requests that wait, those in the running batch included.

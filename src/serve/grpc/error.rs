@@ -26,9 +26,10 @@ impl From<&ApiError> for Status {
 fn code(error: &ApiError) -> Code {
     match error.status() {
         _ if matches!(error, ApiError::Unimplemented { .. }) => Code::Unimplemented,
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            Code::InvalidArgument
-        }
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::CONFLICT => Code::AlreadyExists,
         StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,

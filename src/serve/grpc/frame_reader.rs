@@ -4,7 +4,7 @@ use axum::body::{Body, Bytes};
 use http_body_util::BodyExt;
 
 use crate::batch::Place;
-use crate::memory;
+use crate::serve::core::body::{BodyClock, append};
 use crate::serve::core::error::ApiError;
 
 /// The messages of a request's body.
@@ -21,16 +21,15 @@ impl FrameReader {
         Self { body, rest: Bytes::new(), limit }
     }
 
-    /// The one message of a body, held before any of it is kept.
+    /// The one message of a body.
     ///
     /// # Errors
-    /// [`ApiError::Malformed`] where there is none or another one, and those of [`FrameReader::next_len`],
-    /// [`FrameReader::message`] and [`Place::hold`].
-    pub(super) async fn only(&mut self, place: &Place) -> Result<Bytes, ApiError> {
-        let len = self.next_len().await?.ok_or_else(|| ApiError::malformed("there is no message"))?;
-        place.hold(len as u64)?;
-        let message = self.message(len).await?;
-        if self.next_len().await?.is_some() {
+    /// [`ApiError::Malformed`] where there is none or another one, and those of [`FrameReader::next_len`] and
+    /// [`FrameReader::message`].
+    pub(super) async fn only(&mut self, place: &Place, mut clock: BodyClock) -> Result<Bytes, ApiError> {
+        let len = self.next_len(&mut clock).await?.ok_or_else(|| ApiError::malformed("there is no message"))?;
+        let message = self.message(len, place, &mut clock).await?;
+        if self.next_len(&mut clock).await?.is_some() {
             return Err(ApiError::malformed("there is more than one message"));
         }
         Ok(message)
@@ -39,13 +38,18 @@ impl FrameReader {
     /// The length of the next message. None where the body ends before it.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooLarge`], [`ApiError::BodyBroken`], [`ApiError::Unimplemented`] for a compressed message.
-    pub(super) async fn next_len(&mut self) -> Result<Option<usize>, ApiError> {
-        if self.rest.is_empty() && !self.more().await? {
+    /// [`ApiError::BodyTooLarge`], [`ApiError::BodyTooSlow`], [`ApiError::BodyBroken`], [`ApiError::Unimplemented`] for a
+    /// compressed message.
+    pub(super) async fn next_len(&mut self, clock: &mut BodyClock) -> Result<Option<usize>, ApiError> {
+        if self.rest.is_empty() && !self.more(clock).await? {
             return Ok(None);
         }
         let mut head = [0; 5];
-        self.fill(head.len(), |at, bytes| head[at..at + bytes.len()].copy_from_slice(bytes)).await?;
+        self.fill(head.len(), clock, |at, bytes| {
+            head[at..at + bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        })
+        .await?;
         let [compressed, len @ ..] = head;
         if compressed != 0 {
             return Err(ApiError::Unimplemented { what: "compression of messages".to_string() });
@@ -54,45 +58,56 @@ impl FrameReader {
         if len > self.limit { Err(ApiError::BodyTooLarge { limit: self.limit }) } else { Ok(Some(len)) }
     }
 
-    /// The next message, whose length the caller has held.
+    /// The next message.
     ///
     /// # Errors
-    /// [`ApiError::BodyBroken`].
-    pub(super) async fn message(&mut self, len: usize) -> Result<Bytes, ApiError> {
-        let mut message = memory::reserve(len)?;
-        self.fill(len, |_, bytes| message.extend_from_slice(bytes)).await?;
+    /// [`ApiError::BodyTooSlow`], [`ApiError::BodyBroken`], and those of [`append`].
+    pub(super) async fn message(
+        &mut self,
+        len: usize,
+        place: &Place,
+        clock: &mut BodyClock,
+    ) -> Result<Bytes, ApiError> {
+        let mut message = Vec::new();
+        self.fill(len, clock, |_, bytes| append(&mut message, bytes, place)).await?;
         Ok(message.into())
     }
 
     /// Passes over the next message, of this length.
     ///
     /// # Errors
-    /// [`ApiError::BodyBroken`].
-    pub(super) async fn skip(&mut self, len: usize) -> Result<(), ApiError> {
-        self.fill(len, |_, _| {}).await
+    /// [`ApiError::BodyTooSlow`], [`ApiError::BodyBroken`].
+    pub(super) async fn skip(&mut self, len: usize, clock: &mut BodyClock) -> Result<(), ApiError> {
+        self.fill(len, clock, |_, _| Ok(())).await
     }
 
     /// Hands over so many bytes, piece by piece, each with how many came before it.
-    async fn fill(&mut self, len: usize, mut take: impl FnMut(usize, &[u8])) -> Result<(), ApiError> {
+    async fn fill(
+        &mut self,
+        len: usize,
+        clock: &mut BodyClock,
+        mut take: impl FnMut(usize, &[u8]) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
         let mut filled = 0;
         while filled < len {
-            if self.rest.is_empty() && !self.more().await? {
+            if self.rest.is_empty() && !self.more(clock).await? {
                 return Err(ApiError::BodyBroken { reason: "it ends within a message".to_string() });
             }
             let piece = self.rest.split_to(self.rest.len().min(len - filled));
-            take(filled, &piece);
             filled += piece.len();
+            take(filled - piece.len(), &piece)?;
         }
         Ok(())
     }
 
     /// Waits for more bytes. False where there are none.
-    async fn more(&mut self) -> Result<bool, ApiError> {
-        while let Some(frame) = self.body.frame().await {
+    async fn more(&mut self, clock: &mut BodyClock) -> Result<bool, ApiError> {
+        while let Some(frame) = clock.wait(self.body.frame()).await? {
             let frame = frame.map_err(|e| ApiError::BodyBroken { reason: e.to_string() })?;
             if let Ok(data) = frame.into_data()
                 && !data.is_empty()
             {
+                clock.receive(data.len());
                 self.rest = data;
                 return Ok(true);
             }

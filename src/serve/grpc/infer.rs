@@ -10,7 +10,7 @@ use axum::response::Response;
 use super::frame_reader::FrameReader;
 use super::protocol::{CONTENT_TYPE, success};
 use super::{error, message};
-use crate::serve::core::body::{ResponseBody, block_in_place_if_large, in_time};
+use crate::serve::core::body::{BodyClock, ResponseBody, block_in_place_if_large};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::pipeline::{self, Answered, ResponseParts};
 use crate::serve::core::request::RequestContext;
@@ -24,10 +24,11 @@ pub(super) async fn infer(State(service): State<Arc<Service>>, request: Request)
 }
 
 async fn respond(service: &Service, headers: &HeaderMap, body: Body) -> Result<Answered<Response>, ApiError> {
-    let mut context = RequestContext::admit(service, headers)?;
+    let mut context = RequestContext::announce(service, headers)?;
     context.set_if_none_match(headers);
     let mut frames = FrameReader::new(body, service.options.max_body_bytes);
-    let message = in_time(context.deadline, frames.only(&context.place)).await?;
+    let clock = BodyClock::new(context.deadline, &service.options.connections);
+    let message = frames.only(&context.place, clock).await?;
     answer(service, context, message, write).await
 }
 

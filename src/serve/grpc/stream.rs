@@ -22,12 +22,13 @@ use super::protocol::inference::ModelStreamInferResponse;
 use super::protocol::{CONTENT_TYPE, success};
 use super::{error, infer, message};
 use crate::serve::core::access_log::Record;
-use crate::serve::core::body::{hold_place, in_time};
+use crate::serve::core::body::{BodyClock, hold_place};
 use crate::serve::core::error::ApiError;
 use crate::serve::core::outcome::RequestOutcome;
 use crate::serve::core::pipeline::{Answered, ResponseParts};
 use crate::serve::core::request::RequestContext;
 use crate::serve::core::service::Service;
+use crate::serve::options::Connections;
 
 /// The field that holds an answer.
 const INFER_RESPONSE: u32 = 2;
@@ -81,22 +82,22 @@ impl Stream {
     async fn answer(&mut self) -> Result<Option<VecDeque<Bytes>>, ApiError> {
         let service = self.service.clone();
         // Between two requests a stream may stay as long as a connection may.
-        let idle = Instant::now() + service.options.connections.idle_timeout;
-        let Some(len) = in_time(idle, self.frames.next_len()).await? else { return Ok(None) };
+        let connections = &service.options.connections;
+        let idle = Instant::now() + connections.idle_timeout;
+        let mut clock = BodyClock::new(idle, &Connections { body_timeout: connections.idle_timeout, ..*connections });
+        let Some(len) = self.frames.next_len(&mut clock).await? else { return Ok(None) };
         // The stream may be as old as it likes: a request's time begins here. The head is the stream's, so its
         // If-None-Match is no request's.
         let record = Record::open(&service, &self.head);
-        let admitted = RequestContext::admit(&service, &self.head.headers).and_then(|context| {
-            context.place.hold(len as u64)?;
-            Ok(context)
-        });
-        let result = match admitted {
+        let result = match RequestContext::announce(&service, &self.head.headers) {
             Ok(context) => {
-                let message = in_time(context.deadline, self.frames.message(len)).await?;
+                let mut clock = BodyClock::new(context.deadline, connections);
+                let message = self.frames.message(len, &context.place, &mut clock).await?;
                 infer::answer(&service, context, message, write).await
             }
             Err(error) => {
-                in_time(Instant::now() + service.options.timeout, self.frames.skip(len)).await?;
+                let mut clock = BodyClock::new(Instant::now() + service.options.timeout, connections);
+                self.frames.skip(len, &mut clock).await?;
                 Err(error)
             }
         };

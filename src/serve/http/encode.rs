@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::body::admit_and_receive;
+use super::body::announce_and_receive;
 use crate::dtype::Dtype;
 use crate::embeddings_file::{self, integers};
 use crate::serve::core::body::ResponseBody;
@@ -28,7 +28,8 @@ pub(super) async fn encode(State(service): State<Arc<Service>>, request: Request
 
 async fn respond(service: &Service, request: Request) -> Result<Answered<Response>, ApiError> {
     let (head, body) = request.into_parts();
-    let (dtype, mut context, file) = admit_and_receive(service, &head.headers, body, dtype(head.uri.query())).await?;
+    let (dtype, mut context, file) =
+        announce_and_receive(service, &head.headers, body, dtype(head.uri.query())).await?;
     context.set_if_none_match(&head.headers);
     let request =
         |file| InferRequest { id: None, outputs: RequestedOutputs::all(dtype), tensors: Tensors::picture(file) };

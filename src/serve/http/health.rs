@@ -23,7 +23,7 @@ pub(super) async fn ready(State(service): State<Arc<Service>>) -> StatusCode {
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
     let cache = service.cache.as_ref().map(Cache::counts);
     let text = service.metrics.render(
-        service.batcher.load(),
+        service.batcher.occupancy(),
         cache,
         service.is_ready(),
         service.options.lost_log_lines.count(),

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::serve::core::body::in_time;
+use crate::serve::core::body::BodyClock;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::MAX_QUESTION;
 use crate::serve::core::service::Service;
@@ -60,11 +60,9 @@ async fn register(
     Path(name): Path<String>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let read = async {
-        let body = Limited::new(body, MAX_QUESTION).collect().await;
-        body.map_err(|e| ApiError::malformed(format!("the registration cannot be read: {e}")))
-    };
-    let body = in_time(Instant::now() + service.options.timeout, read).await?.to_bytes();
+    let clock = BodyClock::new(Instant::now() + service.options.timeout, &service.options.connections);
+    let body = clock.wait(Limited::new(body, MAX_QUESTION).collect()).await?;
+    let body = body.map_err(|e| ApiError::malformed(format!("the registration cannot be read: {e}")))?.to_bytes();
     let registration: Registration = serde_json::from_slice(&body)
         .map_err(|e| ApiError::malformed(format!("the registration is not the protocol's: {e}")))?;
     let Registration { key, offset, byte_size } = registration;

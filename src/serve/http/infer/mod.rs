@@ -13,7 +13,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
 
-use super::body::admit_and_receive;
+use super::body::announce_and_receive;
 use crate::serve::core::body::block_in_place_if_large;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::require_model;
@@ -37,7 +37,7 @@ pub(super) async fn infer(
 
 async fn respond(service: &Service, model: &str, request: Request) -> Result<Answered<Response>, ApiError> {
     let (head, body) = request.into_parts();
-    let ((), mut context, body) = admit_and_receive(service, &head.headers, body, require_model(model)).await?;
+    let ((), mut context, body) = announce_and_receive(service, &head.headers, body, require_model(model)).await?;
     context.set_if_none_match(&head.headers);
     let json_len = head.headers.get(HEADER_LEN);
     let regions = &service.regions;
