@@ -8,7 +8,6 @@
 
 mod batcher;
 mod compute;
-mod pace;
 mod queue;
 mod reply;
 mod shared;

@@ -43,7 +43,7 @@ struct Outcome {
     expired: usize,
 }
 
-/// Plays a load. Returns what came of the requests that arrived after the first second.
+/// Plays a load. Returns what happened after the first second.
 fn play(load: Load) -> Outcome {
     let limits = Limits {
         max_requests: 256,
@@ -61,7 +61,6 @@ fn play(load: Load) -> Outcome {
     let mut waiting: VecDeque<(Ticket, f64)> = VecDeque::new();
     let mut preparers: [Option<(f64, Ticket, f64)>; 2] = [None; 2];
     let mut device: Option<(f64, f64, Vec<(Ticket, f64)>)> = None;
-    let counts = |arrived: f64| arrived > 1.0;
     while now < load.seconds {
         // The next thing that happens.
         let prepared = preparers.iter().flatten().map(|(end, ..)| *end).fold(f64::INFINITY, f64::min);
@@ -74,7 +73,7 @@ fn play(load: Load) -> Outcome {
             });
             match admitted {
                 Ok(ticket) => waiting.push_back((ticket, now)),
-                Err(Refusal::Overloaded { .. } | Refusal::Full { .. }) => outcome.refused += usize::from(counts(now)),
+                Err(Refusal::Overloaded { .. } | Refusal::Full { .. }) => outcome.refused += usize::from(now > 1.0),
                 Err(other) => panic!("{other}"),
             }
             arrival -= (1.0 - chance.draw()).ln() / load.rate;
@@ -87,14 +86,14 @@ fn play(load: Load) -> Outcome {
                 queue.finish(ticket);
                 queue.release(ticket);
                 let count = if now <= arrived + load.deadline { &mut outcome.in_time } else { &mut outcome.late };
-                *count += usize::from(counts(arrived));
+                *count += usize::from(now > 1.0);
             }
         } else {
             let preparer = preparers.iter_mut().find(|slot| slot.is_some_and(|(end, ..)| end == now)).unwrap();
             let (_, ticket, arrived) = preparer.take().unwrap();
             queue.observe_preparation(Duration::from_secs_f64(load.preparation));
             if queue.submit(ticket, 1, (ticket, arrived), at(now)).is_err() {
-                outcome.refused += usize::from(counts(arrived));
+                outcome.refused += usize::from(now > 1.0);
                 queue.release(ticket);
             }
         }
@@ -108,7 +107,7 @@ fn play(load: Load) -> Outcome {
         for taken in queue.expire(at(now)) {
             queue.finish(taken.ticket);
             queue.release(taken.ticket);
-            outcome.expired += usize::from(counts(taken.work.1));
+            outcome.expired += usize::from(now > 1.0);
         }
         if device.is_none()
             && let Next::Batch { requests, .. } = queue.next(at(now))

@@ -205,13 +205,14 @@ fn a_client_that_vanishes_in_its_body_or_its_wait_holds_nothing() {
     // A batch waits for three tiles: pictures that vanish have fewer, and the last one has enough.
     let server = Server::start(&["--max-delay", "600000", "--max-batch-tiles", "3"]);
     let body = server::picture("image1.png");
+    let requests = || server.metric("tilesight_receiving_requests") + server.metric("tilesight_requests");
     for sent in [1, body.len() / 2, body.len()] {
         let mut vanishing = server.connect();
         vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
         vanishing.write_all(&body[..sent]).unwrap();
-        wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+        wait_until("the request", || requests() == 1.0);
         drop(vanishing);
-        wait_until("its end", || server.metric("tilesight_requests") == 0.0);
+        wait_until("its end", || requests() == 0.0);
         assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
     }
     assert_serves(&server);

@@ -24,6 +24,7 @@ mod http;
 mod load;
 mod log;
 mod origin;
+mod overload;
 mod pages;
 mod server;
 mod shared_memory;

@@ -248,12 +248,12 @@ fn calls_of_grpc_are_spans_and_so_is_each_request_of_a_stream() {
 fn the_last_spans_leave_before_the_server_ends() {
     let collector = Collector::start();
     // It sends none by itself.
-    let mut server = start(collector.address, &[], &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]);
+    let mut server = start(collector.address, &["--body-timeout", "600"], &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]);
     let body = picture("image0.png");
     let mut inside = server.connect();
     let head = post_head("/v1/encode", &[("X-Request-Id", "inside")], body.len());
     inside.write_all(head.as_bytes()).unwrap();
-    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
     server.signal("TERM");
     wait_until("draining", || server.get("/health/ready").status == 503);
     assert_eq!(server.post("/v1/encode", &[("X-Request-Id", "late")], &body).status, 503);

@@ -8,106 +8,20 @@
 //! work is done for it. Of those that wait, the oldest that can still be in time is first. So what is computed is of use to
 //! somebody, and no request overtakes another.
 
+mod expectation;
+mod limits;
+mod pace;
+
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::pace::{BatchPace, Mean};
 use crate::encoder::TileBudget;
-
-/// The part of a request's time that it may be expected to take. The rest is for what the expectation misses.
-const EXPECTED_PART: f64 = 0.75;
-
-/// What a queue holds at most, and what a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Requests between the last byte of their body and the last byte of their answer.
-    pub max_requests: usize,
-    /// Bytes that all requests hold together: bodies, pixels and embeddings.
-    pub max_bytes: u64,
-    /// Requests that are prepared (decoded and cut) at once.
-    pub preparers: usize,
-    /// Tiles of a batch. A request with more goes alone.
-    pub batch_tiles: usize,
-    /// How long a batch that is not full waits for more, from when its first request was ready.
-    pub max_delay: Duration,
-}
-
-/// What computes: how many devices, and how many batches each can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Devices {
-    /// Devices, at least one.
-    pub count: usize,
-    /// Batches that a device has at once, at least one: one that computes, and those that wait behind it or whose results
-    /// wait to be collected.
-    pub depth: usize,
-}
-
-impl Devices {
-    /// One device that has one batch at a time.
-    pub const ONE: Self = Self { count: 1, depth: 1 };
-}
+pub use limits::{Devices, Limits, Phase, Refusal};
+use pace::{BatchPace, Mean};
 
 /// A request's number; older requests have lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
-
-/// Whether requests are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// The encoder has not encoded anything yet.
-    Starting,
-    /// Requests are taken and answered.
-    Serving,
-    /// No new requests; those that are there are answered.
-    Draining,
-    /// Nothing will be computed any more.
-    Stopped,
-}
-
-/// Why a request is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// There is no room now; there will be.
-    #[error("the server is full: {requests} requests hold {bytes} bytes; try again later")]
-    Full {
-        /// Requests that are there.
-        requests: usize,
-        /// Bytes they hold.
-        bytes: u64,
-    },
-    /// It would not be answered in time.
-    #[error(
-        "the server is busy: the request would take about {} ms and has {} ms; try again later",
-        expected.as_millis(),
-        left.as_millis()
-    )]
-    Overloaded {
-        /// How long it would take, its wait included.
-        expected: Duration,
-        /// How long it may take.
-        left: Duration,
-    },
-    /// The request alone is beyond the limit.
-    #[error("the request needs {bytes} bytes for its body, pixels and embeddings, the limit is {max_bytes}")]
-    TooLarge {
-        /// What it needs.
-        bytes: u64,
-        /// What all requests together may hold.
-        max_bytes: u64,
-    },
-    /// No request is taken in this phase.
-    #[error("{}", match phase {
-        Phase::Starting => "the encoder is starting",
-        Phase::Serving => "the request is not there any more",
-        Phase::Draining => "the server is shutting down",
-        Phase::Stopped => "the encoder has stopped",
-    })]
-    Closed {
-        /// The phase.
-        phase: Phase,
-    },
-}
 
 /// What the encoder's thread does next.
 #[derive(Debug, PartialEq, Eq)]
@@ -309,58 +223,6 @@ impl<W> Queue<W> {
             self.entries.insert(ticket, Entry { bytes, deadline, stage: Stage::Preparing });
         }
         Ok(())
-    }
-
-    /// Whether another request can be there, and be answered in time.
-    fn require_room(&self, deadline: Instant, now: Instant) -> Result<(), Refusal> {
-        if self.entries.len() >= self.limits.max_requests {
-            return Err(self.full());
-        }
-        let left = deadline.saturating_duration_since(now);
-        match self.expected_time() {
-            Some(expected) if expected > left.mul_f64(EXPECTED_PART) => Err(Refusal::Overloaded { expected, left }),
-            _ => Ok(()),
-        }
-    }
-
-    /// How long another request would take. None where nothing is before it: then it is let in however long others took, so
-    /// that one slow batch does not close the queue for good.
-    fn expected_time(&self) -> Option<Duration> {
-        let own_tiles = self.request_tiles.get().unwrap_or(0.0);
-        let (mut preparing, mut tiles) = (0, 0);
-        for entry in self.entries.values() {
-            match entry.stage {
-                Stage::Preparing => preparing += 1,
-                Stage::Ready { tiles: own, .. } | Stage::Computing { tiles: own } | Stage::Abandoned { tiles: own } => {
-                    tiles += own;
-                }
-                Stage::Answered => {}
-            }
-        }
-        if preparing + tiles == 0 {
-            return None;
-        }
-        let preparation = self.preparation.get().unwrap_or(0.0);
-        let prepared = preparation * (preparing as f64 / self.limits.preparers.max(1) as f64 + 1.0);
-        let unknown = ((preparing as f64 + 1.0) * own_tiles).ceil() as usize;
-        // The stages overlap, so the slower one decides.
-        let computed = self.time_of(tiles + unknown);
-        Some(computed.max(Duration::try_from_secs_f64(prepared).unwrap_or(Duration::MAX)))
-    }
-
-    /// How long all devices together compute so many tiles.
-    fn time_of(&self, tiles: usize) -> Duration {
-        self.pace.time(tiles, self.limits.batch_tiles) / self.devices.len() as u32
-    }
-
-    /// A batch of so many tiles has taken a device so long.
-    pub fn observe_batch(&mut self, tiles: usize, time: Duration) {
-        self.pace.observe(tiles, time);
-    }
-
-    /// A request was worked on for so long before it was submitted.
-    pub fn observe_preparation(&mut self, time: Duration) {
-        self.preparation.observe(time.as_secs_f64());
     }
 
     /// Reserves so many more bytes for a request, before they are allocated.
