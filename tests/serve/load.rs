@@ -34,14 +34,14 @@ const SIDE: usize = 28;
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// A request and what must come back.
-struct Request {
+pub struct Request {
     path: &'static str,
     headers: String,
     body: Vec<u8>,
     answer: Expected,
 }
 
-enum Expected {
+pub enum Expected {
     /// In the tensor of a file.
     Picture(Vec<u8>),
     /// In the last bytes of the answer.
@@ -50,7 +50,7 @@ enum Expected {
 }
 
 impl Request {
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let Self { path, headers, body, .. } = self;
         let head =
             format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
@@ -98,7 +98,7 @@ fn tensor(encoder: &mut Encoder, ratio: [i64; 2], seed: u64) -> Request {
     Request { path: "/v2/models/tilesight/infer", headers, body: [json, bytes(&values)].concat(), answer }
 }
 
-fn requests() -> Vec<Request> {
+pub fn requests() -> Vec<Request> {
     let mut encoder = on_cpu().model(golden("hf_tiny")).build().unwrap();
     let ratios = [[1, 1], [2, 1], [1, 3], [2, 2], [1, 2], [4, 1]];
     let mut requests: Vec<Request> =
@@ -119,8 +119,8 @@ fn requests() -> Vec<Request> {
 
 /// What the clients were told.
 #[derive(Default)]
-struct Seen {
-    statuses: BTreeMap<u16, u64>,
+pub struct Seen {
+    pub statuses: BTreeMap<u16, u64>,
 }
 
 impl Seen {
@@ -140,7 +140,7 @@ impl Seen {
 }
 
 /// Asks for one thing after another on one connection.
-fn ask(server: &Server, requests: &[Request], seed: u64, is_over: &AtomicBool) -> Seen {
+pub fn ask(server: &Server, requests: &[Request], seed: u64, is_over: &AtomicBool) -> Seen {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let (mut stream, mut seen) = (server.connect(), Seen::default());
     while !is_over.load(Ordering::Relaxed) {
@@ -218,7 +218,7 @@ fn more_than_there_is_room_for_is_borne() {
     assert!(server.metric("tilesight_batch_requests_count") < computed, "nothing was batched");
 }
 
-struct End<'a>(&'a AtomicBool);
+pub struct End<'a>(pub &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {

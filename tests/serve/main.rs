@@ -12,6 +12,7 @@ mod tiny_config;
 
 mod bench;
 mod cache;
+mod chaos;
 mod connections;
 #[cfg(feature = "cuda-unversioned")]
 mod cuda;
