@@ -14,6 +14,17 @@ pub(crate) fn reserve<T>(len: usize) -> Result<Vec<T>, InputError> {
     Ok(values)
 }
 
+/// Memory that a dependency is about to take in ways that cannot fail. It is asked for here first, where it can be refused,
+/// and given back at once: another thread may take it in between, so this keeps the dependency from what is too large, and
+/// not from a process that has no memory left for anything.
+///
+/// # Errors
+/// [`InputError::OutOfMemory`].
+pub(crate) fn require(bytes: u64) -> Result<(), InputError> {
+    let len = usize::try_from(bytes).map_err(|_| InputError::OutOfMemory { bytes })?;
+    reserve::<u8>(len).map(drop)
+}
+
 /// `len` zeros, as the system gives them: the pages come when they are written, on all threads that write them.
 ///
 /// # Errors

@@ -7,6 +7,8 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::stdout::line(format_args!($($text)*)) };
 }
 
+#[cfg(feature = "serve")]
+mod allocator;
 mod bench;
 mod check;
 mod encode;
@@ -35,6 +37,8 @@ mod tiles;
 use std::io::Write;
 use std::process::ExitCode;
 
+#[cfg(feature = "serve")]
+pub use allocator::Allocator;
 use clap::{Parser, Subcommand};
 
 /// The release and the commit it was built from.

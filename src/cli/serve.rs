@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use clap::{Args, value_parser};
 
+use super::allocator::keep_reserve;
 use super::log::{Log, LogForm, LogLevel};
 use super::model::EncoderOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::serve::{Addresses, Connections, Options, ServeError, serve};
 
 /// How long a process whose encoder is lost may take to end by itself: a driver that hangs could hold it for ever.
@@ -141,6 +142,7 @@ fn otlp_endpoint(arguments: &Arguments) -> Option<String> {
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let log = Log::start(arguments.log, arguments.log_level);
+    keep_reserve().map_err(|error| Error::Threads { threads: 1, reason: error.to_string() })?;
     let encoder = arguments.encoder.build_telling(&|line| log.note(line))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {

@@ -37,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(5);
 pub struct Request {
     path: &'static str,
     headers: String,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
     answer: Expected,
 }
 

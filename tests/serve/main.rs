@@ -24,6 +24,7 @@ mod hostile;
 mod http;
 mod load;
 mod log;
+mod memory;
 mod origin;
 mod overload;
 mod pages;

@@ -164,8 +164,17 @@ impl Server {
 
     /// Its memory, as Linux counts it.
     pub fn resident_bytes(&self) -> u64 {
+        self.bytes_of_status("VmRSS:")
+    }
+
+    /// The most of its address space that it has had.
+    pub fn peak_virtual_bytes(&self) -> u64 {
+        self.bytes_of_status("VmPeak:")
+    }
+
+    fn bytes_of_status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 

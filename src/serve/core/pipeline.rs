@@ -15,6 +15,7 @@ use super::outputs::RequestedOutputs;
 use super::request::RequestContext;
 use super::tensors::Tensors;
 use crate::batch::Place;
+use crate::memory;
 use crate::stages::Stage;
 
 /// What a client asks for.
@@ -54,7 +55,10 @@ pub(crate) async fn infer<T>(
     context.end_stage(Stage::Receive);
     context.place.admit()?;
     let place = context.place.clone();
-    let reserve = |bytes| Ok(place.hold(bytes)?);
+    let reserve = |bytes| {
+        place.hold(bytes)?;
+        Ok(memory::require(bytes)?)
+    };
     let InferRequest { id, outputs, tensors } = read(body, &reserve)?;
     let mut encoded = context.encode(tensors, &outputs).await?;
     let begin = Instant::now();
