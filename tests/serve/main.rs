@@ -29,3 +29,4 @@ mod server;
 mod shared_memory;
 #[cfg(feature = "otel")]
 mod traces;
+mod weights;
