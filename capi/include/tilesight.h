@@ -4,6 +4,10 @@
 // ends the process: null, misaligned or stale arguments are refused as far as they can be told from good ones. Calls may
 // come from any thread; those on one encoder run one after another.
 //
+// fork() copies none of the library's threads, nor a GPU's context. In a child of a process that had called any function that
+// takes or makes an encoder, every such function returns TILESIGHT_STATUS_FORKED at once, for all encoders and for new ones.
+// Call the library only after fork(), or have the child exec().
+//
 // A struct starts with its own size, which the caller sets: sizeof, of the header it was compiled with. Fields that a
 // caller does not know, or leaves zero, have their defaults.
 
@@ -46,6 +50,8 @@ typedef enum tilesight_status {
   TILESIGHT_STATUS_NOT_FINITE = 13,
   // A fault of the library's own.
   TILESIGHT_STATUS_INTERNAL = 14,
+  // This process is a child of fork() of one that had used the library: nothing was done, and no call here will succeed.
+  TILESIGHT_STATUS_FORKED = 15,
 } tilesight_status;
 
 // An element type.
@@ -106,7 +112,7 @@ typedef struct tilesight_output {
   size_t capacity;
   // The type of the elements, a tilesight_dtype.
   uint32_t dtype;
-  // Zero.
+  // Zero: anything else is refused.
   uint32_t reserved;
 } tilesight_output;
 
@@ -123,7 +129,7 @@ typedef struct tilesight_pixels {
   const int64_t *aspect_ratio;
   // The type of `data`'s elements, a tilesight_dtype.
   uint32_t dtype;
-  // Zero.
+  // Zero: anything else is refused.
   uint32_t reserved;
 } tilesight_pixels;
 
@@ -163,7 +169,7 @@ typedef struct tilesight_stream {
   void *done;
   // The GPU, by its place among the encoder's.
   uint32_t device;
-  // Zero.
+  // Zero: anything else is refused.
   uint32_t reserved;
 } tilesight_stream;
 
@@ -280,7 +286,8 @@ enum tilesight_status tilesight_enqueue_pictures(struct tilesight_encoder encode
                                                  const struct tilesight_stream *stream,
                                                  uint64_t *num_rows);
 
-// Makes an encoder. Null options take every default. The files stay mapped while it lives: do not rewrite them.
+// Makes an encoder. Null options take every default. The weights are read once, into memory of the
+// encoder's: what becomes of the files later changes no result.
 //
 // # Safety
 // `options` is null or points to a struct of the size it says, whose texts end with a zero; `encoder` is null or may be

@@ -7,6 +7,10 @@
 
 The library is looked for where TILESIGHT_LIBRARY says, then where the system looks. Arrays are taken as DLPack hands them
 over, so torch's, numpy's and others' do, bfloat16 included; nothing is copied that is contiguous.
+
+A child of os.fork() has none of the library's threads: where the parent had made an encoder, everything in the child raises
+ForkedError. Import the module before or after, but make encoders in the child alone, or start it by multiprocessing's "spawn"
+or "forkserver".
 """
 
 import ctypes
@@ -23,6 +27,7 @@ PADDING = {"as given": 0, "zeros": 1}
 STATUSES = [
     "ok", "invalid argument", "invalid handle", "too small", "image", "input", "config", "checkpoint", "io",
     "out of memory", "unavailable", "device", "lost", "not finite", "internal",
+    "forked",
 ]  # fmt: skip
 
 
@@ -32,6 +37,10 @@ class Error(Exception):
     def __init__(self, status, message):
         super().__init__(message)
         self.status = STATUSES[status] if status < len(STATUSES) else f"status {status}"
+
+
+class ForkedError(Error):
+    """This process is a child of fork() of one that had used the library: no call here will succeed."""
 
 
 class _Sized(ctypes.Structure):
@@ -160,7 +169,8 @@ __version__ = _library.tilesight_version().decode()
 def _call(name, *arguments):
     status = getattr(_library, f"tilesight_{name}")(*arguments)
     if status:
-        raise Error(status, _library.tilesight_error().decode())
+        kind = ForkedError if STATUSES[status:] == ["forked"] else Error
+        raise kind(status, _library.tilesight_error().decode())
 
 
 class Encoder:
@@ -192,10 +202,13 @@ class Encoder:
         self.identity = bytes(about.identity).hex()
 
     def close(self):
-        """Gives its memory back."""
+        """Gives its memory back. In a child of fork() there is nothing to give: the encoder is the parent's."""
         if self._handle.id:
             handle, self._handle = self._handle, _Encoder()
-            _call("close", handle)
+            try:
+                _call("close", handle)
+            except ForkedError:
+                pass
 
     def __enter__(self):
         return self

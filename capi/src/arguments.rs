@@ -14,6 +14,11 @@ pub(crate) unsafe trait SizedStruct: Copy {
     const FIRST_SIZE: usize;
     /// Its name, for messages.
     const NAME: &'static str;
+
+    /// What a later release may give a meaning; until then it is zero.
+    fn reserved(&self) -> u32 {
+        0
+    }
 }
 
 /// A struct from the caller, of whatever size its release gave it.
@@ -37,7 +42,11 @@ pub(crate) unsafe fn read_struct<T: SizedStruct>(from: *const T) -> Result<T, Re
         )));
     }
     // SAFETY: zeros are a value of the type, and what was copied over them came from one of its fields on.
-    Ok(unsafe { value.assume_init() })
+    let value = unsafe { value.assume_init() };
+    match value.reserved() {
+        0 => Ok(value),
+        found => Err(Refusal::argument(format!("{}: reserved must be zero, found {found}", T::NAME))),
+    }
 }
 
 /// Hands a struct to the caller, as much of it as the caller's release knows.

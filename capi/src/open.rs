@@ -12,7 +12,8 @@ use crate::handles::{self, Encoder};
 use crate::status::{Refusal, Status, call};
 use crate::structs::{Description, Dtype, Options};
 
-/// Makes an encoder. Null options take every default. The files stay mapped while it lives: do not rewrite them.
+/// Makes an encoder. Null options take every default. The weights are read once, into memory of the
+/// encoder's: what becomes of the files later changes no result.
 ///
 /// # Safety
 /// `options` is null or points to a struct of the size it says, whose texts end with a zero; `encoder` is null or may be

@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use engine::Error;
 use engine::error::ErrorKind;
 
+use crate::fork;
+
 /// What a call came to.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub enum Status {
     NotFinite = 13,
     /// A fault of the library's own.
     Internal = 14,
+    /// This process is a child of fork() of one that had used the library: nothing was done, and no call here will succeed.
+    Forked = 15,
 }
 
 /// A refusal on its way out.
@@ -89,8 +93,9 @@ pub extern "C" fn tilesight_error() -> *const c_char {
     MESSAGE.with_borrow(|message| message.as_ptr())
 }
 
-/// Runs what a function of the interface does. Nothing unwinds into the caller.
+/// Runs what a function of the interface does, unless a child of fork() asks for it. Nothing unwinds into the caller.
 pub(crate) fn call(body: impl FnOnce() -> Result<(), Refusal>) -> Status {
+    let body = || fork::require_own_process().and_then(|()| body());
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         Err(Refusal::new(Status::Internal, format!("a fault of the library's own: {}", said(&*panic))))
     });

@@ -112,7 +112,7 @@ pub struct Pixels {
     pub aspect_ratio: *const i64,
     /// The type of `data`'s elements, a tilesight_dtype.
     pub dtype: u32,
-    /// Zero.
+    /// Zero: anything else is refused.
     pub reserved: u32,
 }
 
@@ -128,7 +128,7 @@ pub struct Output {
     pub capacity: usize,
     /// The type of the elements, a tilesight_dtype.
     pub dtype: u32,
-    /// Zero.
+    /// Zero: anything else is refused.
     pub reserved: u32,
 }
 
@@ -184,18 +184,22 @@ pub struct Stream {
     pub done: *mut c_void,
     /// The GPU, by its place among the encoder's.
     pub device: u32,
-    /// Zero.
+    /// Zero: anything else is refused.
     pub reserved: u32,
 }
 
 /// Checks that a struct is what [`SizedStruct`] wants.
 macro_rules! sized_structs {
-    ($($name:ident, $size:literal, $text:literal;)*) => {$(
+    ($($name:ident, $size:literal, $text:literal $(, $reserved:ident)?;)*) => {$(
         const _: () = assert!(size_of::<$name>() >= $size && std::mem::offset_of!($name, size) == 0);
         // SAFETY: `repr(C)`, the size first, and nothing but pointers and integers, which may be zero.
         unsafe impl SizedStruct for $name {
             const FIRST_SIZE: usize = $size;
             const NAME: &'static str = $text;
+
+            $(fn reserved(&self) -> u32 {
+                self.$reserved
+            })?
         }
     )*};
 }
@@ -204,9 +208,9 @@ sized_structs! {
     Options, 72, "tilesight_options";
     Description, 72, "tilesight_description";
     Picture, 32, "tilesight_picture";
-    Pixels, 80, "tilesight_pixels";
-    Output, 32, "tilesight_output";
+    Pixels, 80, "tilesight_pixels", reserved;
+    Output, 32, "tilesight_output", reserved;
     DevicePixels, 80, "tilesight_device_pixels";
     DeviceOutput, 24, "tilesight_device_output";
-    Stream, 32, "tilesight_stream";
+    Stream, 32, "tilesight_stream", reserved;
 }

@@ -4,6 +4,7 @@
 
 mod building;
 
+use std::path::Path;
 use std::process::Command;
 
 use building::{Link, compile, golden, text};
@@ -39,4 +40,33 @@ fn misuse_is_refused_and_nothing_is_lost() {
     let program = compile("tests/programs/misuse.c", Link::Shared, folder.path(), &[]);
     let output = Command::new(program).arg(golden("hf_tiny")).arg(golden("hf_tiny/image0.png")).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn children_of_fork_are_refused_and_wait_for_nothing() {
+    for link in [Link::Shared, Link::Static] {
+        let folder = tempfile::tempdir().unwrap();
+        let program = compile("tests/programs/fork.c", link, folder.path(), &[]);
+        let output = Command::new(program).arg(golden("hf_tiny")).arg(golden("hf_tiny/image0.png")).output().unwrap();
+        assert!(output.status.success(), "{link:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn a_model_that_is_rewritten_or_shortened_is_computed_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_files(&golden("hf_tiny"), &model);
+    let shards = (1..=3).map(|shard| model.join(format!("model-0000{shard}-of-00003.safetensors")));
+    let program = compile("tests/programs/rewrite.c", Link::Shared, folder.path(), &[]);
+    let output = Command::new(program).arg(&model).arg(golden("hf_tiny/image0.png")).args(shards).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }

@@ -19,6 +19,7 @@ impl VisionWeights {
             transformer,
             global_transformer,
             projection,
+            read: _,
         } = self;
         let mut parts = Parts(Vec::new());
         parts.tensor(patch_embedding);

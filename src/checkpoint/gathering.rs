@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::map::MappedFile;
+use super::file::TensorFile;
 use super::names::{self, NameFormat};
-use super::tensor::Tensor;
-use super::{Checkpoint, Part, StoredTensor};
+use super::stored::{Part, Place, StoredTensor};
+use super::{Checkpoint, Read};
 use crate::dtype::Dtype;
-use crate::error::{CheckpointError, Result};
+use crate::error::{CheckpointError, Error, Result};
 
 /// A checkpoint whose files are still being read.
 pub(super) struct Gathering {
@@ -35,9 +36,9 @@ impl Gathering {
 
     /// Adds the encoder's tensors of a file that are `wanted`; returns their stored names.
     pub(super) fn add_file(&mut self, path: PathBuf, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-        let file = MappedFile::open(&path)?;
+        let file = Arc::new(TensorFile::open(&path)?);
         let damaged = |reason| CheckpointError::Damaged { path: path.clone(), reason };
-        let (metadata, data_start) = read_header(file.bytes()).map_err(damaged)?;
+        let (metadata, data_start) = read_header(&file, damaged)?;
         let number = self.files.len();
         self.files.push(path.clone());
         let mut found = Vec::new();
@@ -48,8 +49,7 @@ impl Gathering {
                 continue;
             };
             self.agree_on_format(format, &name)?;
-            let (dtype, part) = part(info, number, &file, data_start);
-            self.add_part(tune, name.clone(), dtype, part)?;
+            self.add_part(tune, name.clone(), part(info, number, &file, data_start))?;
             found.push(name);
         }
         if found.is_empty() {
@@ -66,18 +66,11 @@ impl Gathering {
         Err(CheckpointError::MixedNames { first: first.clone(), second: name.to_string() }.into())
     }
 
-    fn add_part(
-        &mut self,
-        tune: String,
-        name: String,
-        dtype: std::result::Result<Dtype, String>,
-        part: Part,
-    ) -> Result<()> {
+    fn add_part(&mut self, tune: String, name: String, part: Part) -> Result<()> {
         let file = part.file;
         match self.tensors.entry(tune) {
             Entry::Vacant(entry) => {
-                let shape = part.shape.clone();
-                entry.insert(StoredTensor { name, dtype, shape, parts: vec![part] });
+                entry.insert(StoredTensor::new(name, part));
             }
             Entry::Occupied(mut entry) => {
                 if !self.ranks || entry.get().parts.iter().any(|p| p.file == file) {
@@ -91,8 +84,8 @@ impl Gathering {
                 }
                 let joined = names::rank_dimension(entry.key());
                 let stored = entry.get_mut();
-                if joined.is_some() && stored.dtype != dtype {
-                    let [first, second] = [&stored.dtype, &dtype].map(super::dtype_name);
+                if joined.is_some() && stored.dtype != part.dtype {
+                    let [first, second] = [&stored.dtype, &part.dtype].map(super::dtype_name);
                     stored.dtype = Err(format!("{first} and {second}"));
                 }
                 if let Some(dimension) = joined.filter(|d| *d < stored.shape.len() && *d < part.shape.len()) {
@@ -112,19 +105,15 @@ impl Gathering {
             path: self.path,
             format,
             files: self.files,
-            tensors: self.tensors,
+            tensors: Arc::new(self.tensors),
             num_other_tensors: self.num_other_tensors,
+            read: Read::default(),
         })
     }
 }
 
-/// What a file says of a tensor: its element type, by name where it is not one that is read, and where it lies.
-fn part(
-    info: &TensorInfo,
-    number: usize,
-    file: &MappedFile,
-    data_start: usize,
-) -> (std::result::Result<Dtype, String>, Part) {
+/// What a file says of a tensor: its element type, and where it lies.
+fn part(info: &TensorInfo, number: usize, file: &Arc<TensorFile>, data_start: u64) -> Part {
     let dtype = match info.dtype {
         safetensors::Dtype::F32 => Ok(Dtype::F32),
         safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
@@ -132,10 +121,8 @@ fn part(
         other => Err(format!("{other:?}")),
     };
     let (start, end) = info.data_offsets;
-    let shape = &info.shape;
-    let mapped = |&dtype| Tensor::mapped(dtype, shape.clone(), file.clone(), data_start + start..data_start + end);
-    let tensor = dtype.as_ref().ok().map(mapped);
-    (dtype, Part { shape: shape.clone(), tensor, file: number })
+    let place = Place::File(file.clone(), data_start + start as u64..data_start + end as u64);
+    Part { shape: info.shape.clone(), dtype, file: number, place }
 }
 
 /// A header of the format's greatest length has room for a million tensors.
@@ -145,20 +132,24 @@ const MAX_HEADER_LEN: u64 = 100_000_000;
 ///
 /// The header's own rules are checked as it is parsed. What it says of the file's length is compared here and not by
 /// `SafeTensors::read_metadata`, whose sum overflows where a header speaks of 2⁶⁴ bytes.
-fn read_header(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
-    let Some((header_len, rest)) = file.split_first_chunk() else {
-        return Err(format!("{} bytes cannot hold the header's length", file.len()));
+fn read_header(file: &TensorFile, damaged: impl Fn(String) -> CheckpointError) -> Result<(Metadata, u64)> {
+    const LEN_BYTES: u64 = size_of::<u64>() as u64;
+    let refuse = |reason: String| Err(Error::from(damaged(reason)));
+    let Some(rest) = file.len().checked_sub(LEN_BYTES) else {
+        return refuse(format!("{} bytes cannot hold the header's length", file.len()));
     };
-    let header_len = u64::from_le_bytes(*header_len);
+    let header_len = file.read(0..LEN_BYTES)?.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte));
     if header_len > MAX_HEADER_LEN {
-        return Err(format!("the header may have at most {MAX_HEADER_LEN} bytes, found {header_len}"));
+        return refuse(format!("the header may have at most {MAX_HEADER_LEN} bytes, found {header_len}"));
     }
-    let Some((header, data)) = rest.split_at_checked(header_len as usize) else {
-        return Err(format!("the header has {header_len} bytes, but only {} follow", rest.len()));
+    let Some(data_len) = rest.checked_sub(header_len) else {
+        return refuse(format!("the header has {header_len} bytes, but only {rest} follow"));
     };
-    let metadata: Metadata = serde_json::from_slice(header).map_err(|e| e.to_string())?;
-    if metadata.data_len() != data.len() {
-        return Err(format!("the tensors have {} bytes, found {}", metadata.data_len(), data.len()));
+    let data_start = LEN_BYTES + header_len;
+    let header = file.read(LEN_BYTES..data_start)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+    if metadata.data_len() as u64 != data_len {
+        return refuse(format!("the tensors have {} bytes, found {data_len}", metadata.data_len()));
     }
-    Ok((metadata, file.len() - data.len()))
+    Ok((metadata, data_start))
 }

@@ -1,23 +1,25 @@
-//! Checkpoints: safetensors files, mapped into memory, in any of the three published name formats.
+//! Checkpoints: safetensors files in any of the three published name formats.
 //!
 //! [`Checkpoint::open`] finds the files and the tensors that belong to the encoder; the text model's tensors in the
 //! same shards are never touched. [`VisionWeights::load`] checks every tensor against a configuration and hands them
-//! to a backend in the model's own order.
+//! to a backend in the model's own order, in memory that is theirs: what becomes of the files later changes nothing.
 
 mod digest;
+mod file;
 mod gathering;
 #[cfg(feature = "hub")]
 pub mod hub;
-mod map;
 mod names;
 mod random;
 mod resize;
+mod stored;
 mod tables;
 mod tensor;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::config::EncoderConfig;
 use crate::dtype::Dtype;
@@ -26,38 +28,29 @@ use crate::image::{Preprocess, Preprocessor};
 use gathering::Gathering;
 pub use names::NameFormat;
 pub use random::{RandomWeights, demo_config};
+use stored::{Part, Place, StoredTensor};
 pub use tables::{PositionTables, TileBlocks};
 pub use tensor::Tensor;
 pub(crate) use weights::tanh;
 pub use weights::{ExpectedTensor, LayerWeights, Linear, Norm, TokenPositions, VisionWeights, expected_tensors};
 
 /// An opened checkpoint: which tensors of the encoder it holds, and where. Opening reads headers only.
-#[derive(Debug)]
+///
+/// Cheap to clone. Weights that are loaded from one checkpoint, or from clones of it, have their bytes in memory once.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     path: PathBuf,
     format: NameFormat,
     files: Vec<PathBuf>,
     /// By torchtune name.
-    tensors: BTreeMap<String, StoredTensor>,
+    tensors: Arc<BTreeMap<String, StoredTensor>>,
     num_other_tensors: usize,
+    read: Read,
 }
 
-/// A tensor as it is stored.
-#[derive(Debug)]
-struct StoredTensor {
-    name: String,
-    dtype: std::result::Result<Dtype, String>,
-    shape: Vec<usize>,
-    /// Where the elements are: one part, or one for each of Meta's model-parallel ranks.
-    parts: Vec<Part>,
-}
-
-#[derive(Debug)]
-struct Part {
-    shape: Vec<usize>,
-    tensor: Option<Tensor>,
-    file: usize,
-}
+/// All tensors of a checkpoint, while somebody has them. One encoder has all or none from another, so that a file that is
+/// rewritten between the two gives no mixture.
+type Read = Arc<Mutex<Weak<BTreeMap<String, Tensor>>>>;
 
 /// A line of a checkpoint's table of contents.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -79,8 +72,8 @@ impl Checkpoint {
     /// `model.safetensors.index.json`, Meta's `consolidated*.safetensors` (one file a model-parallel rank), or any
     /// other `.safetensors` files, in this order.
     ///
-    /// The files stay mapped while the checkpoint or any weights loaded from it live: do not shorten or rewrite them
-    /// in that time.
+    /// The files stay open while the checkpoint lives. Weights are read when they are loaded, and a file that is written to
+    /// before that may give any of its states, or a mixture of them.
     ///
     /// # Errors
     /// [`CheckpointError::NotFound`], [`Pickle`](CheckpointError::Pickle), [`Damaged`](CheckpointError::Damaged),
@@ -131,15 +124,16 @@ impl Checkpoint {
     pub(crate) fn in_memory(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         let tensors = tensors.into_iter().map(|(name, tensor)| {
             let (dtype, shape) = (Ok(tensor.dtype()), tensor.shape().to_vec());
-            let part = Part { shape: shape.clone(), tensor: Some(tensor), file: 0 };
-            (name.clone(), StoredTensor { name, dtype, shape, parts: vec![part] })
+            let part = Part { shape, dtype, file: 0, place: Place::Memory(tensor) };
+            (name.clone(), StoredTensor::new(name, part))
         });
         Self {
             path: path.to_path_buf(),
             format: NameFormat::Torchtune,
             files: vec![path.to_path_buf()],
-            tensors: tensors.collect(),
+            tensors: Arc::new(tensors.collect()),
             num_other_tensors: 0,
+            read: Read::default(),
         }
     }
 
@@ -240,6 +234,23 @@ impl Checkpoint {
             }
         }
         gathering.finish()
+    }
+
+    /// The type that the output matrix is stored in, which the plans go by; bf16 where it is none that is read.
+    pub(crate) fn projection_dtype(&self) -> Dtype {
+        let stored = self.stored("projection.output.weight");
+        stored.and_then(|stored| stored.dtype.clone().ok()).unwrap_or(Dtype::Bf16)
+    }
+
+    /// All tensors, by torchtune name. They are read unless somebody has them, or another thread is reading them.
+    fn read(&self) -> Result<Arc<BTreeMap<String, Tensor>>> {
+        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = known.upgrade() {
+            return Ok(read);
+        }
+        let read = Arc::new(stored::read_all(&self.tensors)?);
+        *known = Arc::downgrade(&read);
+        Ok(read)
     }
 
     /// The stored form of a tensor, by torchtune name.

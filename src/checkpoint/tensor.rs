@@ -1,9 +1,8 @@
-//! A tensor of a checkpoint: bytes in a mapped file or in memory, with an element type and a shape.
+//! A tensor of a checkpoint: bytes in memory, with an element type and a shape.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::map::MappedFile;
 use crate::dtype::Dtype;
 
 /// A tensor whose elements stay in their stored type and are widened where they are used. Cheap to clone.
@@ -11,26 +10,14 @@ use crate::dtype::Dtype;
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Bytes,
-}
-
-#[derive(Clone)]
-enum Bytes {
-    Mapped(MappedFile, Range<usize>),
-    Owned(Arc<Vec<u8>>, Range<usize>),
+    bytes: Arc<Vec<u8>>,
 }
 
 impl Tensor {
-    /// The bytes `range` of a mapped file; the caller has checked that they fit the shape.
-    pub(super) fn mapped(dtype: Dtype, shape: Vec<usize>, file: MappedFile, range: Range<usize>) -> Self {
-        Self { dtype, shape, bytes: Bytes::Mapped(file, range) }
-    }
-
-    /// A tensor in memory, from little-endian bytes.
+    /// A tensor of little-endian bytes.
     pub(crate) fn owned(dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>) -> Self {
         assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.size(), "bytes and shape disagree");
-        let range = 0..bytes.len();
-        Self { dtype, shape, bytes: Bytes::Owned(Arc::new(bytes), range) }
+        Self { dtype, shape, bytes: Arc::new(bytes) }
     }
 
     /// The element type.
@@ -50,10 +37,7 @@ impl Tensor {
 
     /// The elements, little endian, row-major.
     pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(file, range) => &file.bytes()[range.clone()],
-            Bytes::Owned(bytes, range) => &bytes[range.clone()],
-        }
+        &self.bytes
     }
 
     /// All elements as f32.

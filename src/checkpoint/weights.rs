@@ -1,16 +1,18 @@
 //! The encoder's weights in the order the model uses them, each checked against the configuration.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::Checkpoint;
 use super::names::{self, NameFormat, layer_tensor, stored_name};
 use super::resize;
+use super::stored::StoredTensor;
 use super::tables::PositionTables;
 use super::tensor::Tensor;
-use super::{Checkpoint, StoredTensor};
 use crate::config::EncoderConfig;
 use crate::error::{CheckpointError, Result};
 
-/// Every weight of the encoder. Matrices stay in their stored type, wherever they lie; vectors are widened.
+/// Every weight of the encoder. Matrices stay in their stored type; vectors are widened.
 #[derive(Debug)]
 pub struct VisionWeights {
     /// `[C, channels·p·p]`: a patch's values, channel by channel and row by row, to the residual stream.
@@ -32,6 +34,9 @@ pub struct VisionWeights {
     /// `[E, (1 + n)·C]`: the head's values first, then the `n` hidden states interleaved (element `e·n + j` is channel
     /// `e` of state `j`).
     pub projection: Linear,
+    /// All that was read, so that others who load the same checkpoint meanwhile are given it.
+    #[expect(dead_code, reason = "held, and looked at by nobody")]
+    pub(super) read: Arc<BTreeMap<String, Tensor>>,
 }
 
 /// The embedding of a token's position within its tile.
@@ -156,20 +161,39 @@ fn gate_of(table: &str) -> String {
 }
 
 impl VisionWeights {
-    /// Takes the weights of `config`'s encoder from a checkpoint. Every tensor is checked for presence, shape and
-    /// element type before any is read; position tables of another size are resized as torchtune's
-    /// `load_state_dict` does it.
+    /// Reads the weights of `config`'s encoder from a checkpoint, unless weights that were loaded from it live, whose
+    /// memory they share then. Every tensor is checked for presence, shape and element type before any is read; position tables of another
+    /// size are resized as torchtune's `load_state_dict` does it.
     ///
     /// # Errors
     /// [`CheckpointError::Missing`], [`Unexpected`](CheckpointError::Unexpected),
     /// [`Shape`](CheckpointError::Shape), [`Dtype`](CheckpointError::Dtype),
-    /// [`Resize`](CheckpointError::Resize).
+    /// [`Resize`](CheckpointError::Resize); [`Damaged`](CheckpointError::Damaged) where a file has become shorter,
+    /// [`Error::Io`](crate::Error::Io), [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
     pub fn load(checkpoint: &Checkpoint, config: &EncoderConfig) -> Result<Self> {
-        let config = config.clone().validated()?;
-        let loading = Loading { checkpoint, format: checkpoint.format };
-        let expected = expected_tensors(&config, loading.format);
-        loading.check(&config, &expected)?;
-        loading.weights(&config)
+        let (loading, config) = Loading::checked(checkpoint, config)?;
+        let read = checkpoint.read()?;
+        Loading { read: Some(&read), ..loading }.weights(&config, read.clone())
+    }
+
+    /// Whether [`load`](Self::load) would find every tensor as `config` asks for it. Reads none.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), but for reading.
+    pub fn check(checkpoint: &Checkpoint, config: &EncoderConfig) -> Result<()> {
+        Loading::checked(checkpoint, config).map(drop)
+    }
+}
+
+impl PositionTables {
+    /// Reads the position tables of `config`'s encoder alone, where every tensor is as [`VisionWeights::check`] wants it;
+    /// none in a model of one tile in torchtune's names.
+    ///
+    /// # Errors
+    /// Those of [`VisionWeights::load`].
+    pub fn load(checkpoint: &Checkpoint, config: &EncoderConfig) -> Result<Option<Self>> {
+        let (loading, config) = Loading::checked(checkpoint, config)?;
+        loading.has_tables(&config).then(|| loading.tables(&config)).transpose()
     }
 }
 
@@ -177,9 +201,18 @@ impl VisionWeights {
 struct Loading<'a> {
     checkpoint: &'a Checkpoint,
     format: NameFormat,
+    /// All tensors, where all are wanted; otherwise each is read where it is asked for.
+    read: Option<&'a BTreeMap<String, Tensor>>,
 }
 
-impl Loading<'_> {
+impl<'a> Loading<'a> {
+    fn checked(checkpoint: &'a Checkpoint, config: &EncoderConfig) -> Result<(Self, EncoderConfig)> {
+        let config = config.clone().validated()?;
+        let loading = Self { checkpoint, format: checkpoint.format, read: None };
+        loading.check(&config, &expected_tensors(&config, loading.format))?;
+        Ok((loading, config))
+    }
+
     fn check(&self, config: &EncoderConfig, expected: &[ExpectedTensor]) -> Result<()> {
         let missing: Vec<_> = expected.iter().filter(|e| self.checkpoint.stored(&e.name).is_none()).collect();
         if let Some(first) = missing.first() {
@@ -209,7 +242,7 @@ impl Loading<'_> {
                 true => resize::check(&stored.name, &tensor.name, &stored.shape, config)?,
                 false => stored.shape == tensor.shape,
             };
-            if !fits || !parts_fit(&tensor.name, stored) {
+            if !fits || !stored.parts_fit(&tensor.name) {
                 return Err(CheckpointError::Shape {
                     tensor: stored.name.clone(),
                     expected: format!("{:?}", tensor.shape),
@@ -242,13 +275,9 @@ impl Loading<'_> {
 
     /// A tensor whole, whatever number of ranks it is spread over.
     fn tensor(&self, tune: &str) -> Result<Tensor> {
-        let stored = self.stored(tune)?;
-        let unread = || CheckpointError::Dtype { tensor: stored.name.clone(), found: format!("{:?}", stored.dtype) };
-        let parts = stored.parts.iter().map(|p| p.tensor.clone().ok_or_else(unread));
-        let parts = parts.collect::<std::result::Result<Vec<_>, _>>()?;
-        match &parts[..] {
-            [whole] => Ok(whole.clone()),
-            parts => Ok(join(parts, stored.shape.clone(), names::rank_dimension(tune) == Some(0))),
+        match self.read.and_then(|read| read.get(tune)) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => self.stored(tune)?.read(tune),
         }
     }
 
@@ -282,26 +311,35 @@ impl Loading<'_> {
         })
     }
 
-    fn weights(&self, config: &EncoderConfig) -> Result<VisionWeights> {
+    fn has_tables(&self, config: &EncoderConfig) -> bool {
+        config.has_tile_embeddings() || self.format != NameFormat::Torchtune
+    }
+
+    fn tables(&self, config: &EncoderConfig) -> Result<PositionTables> {
+        let table = |tune| self.resized(tune, config);
+        let gate = |table: &str| -> Result<f32> { Ok(self.vector(&gate_of(table))?[0]) };
+        Ok(PositionTables::new(
+            config,
+            self.format == NameFormat::HuggingFace,
+            [table(names::PRE_TILE)?, table(names::GLOBAL_POSITIONS)?, table(names::POST_TILE)?],
+            [gate(names::PRE_TILE)?, gate(names::GLOBAL_POSITIONS)?, gate(names::POST_TILE)?],
+        ))
+    }
+
+    /// A table of positions, in the size that the configuration asks for.
+    fn resized(&self, tune: &str, config: &EncoderConfig) -> Result<Tensor> {
+        let tensor = self.tensor(tune)?;
+        match self.is_resizable(tune, config) {
+            true => Ok(resize::resize(&self.stored(tune)?.name, tune, tensor, config)?),
+            false => Ok(tensor),
+        }
+    }
+
+    fn weights(&self, config: &EncoderConfig, read: Arc<BTreeMap<String, Tensor>>) -> Result<VisionWeights> {
         let width = config.clip_embed_dim;
-        let gated = config.has_tile_embeddings() || self.format != NameFormat::Torchtune;
-        let (token_positions, tables) = if gated {
-            let resized = |tune: &str| -> Result<Tensor> {
-                let tensor = self.tensor(tune)?;
-                match self.is_resizable(tune, config) {
-                    true => Ok(resize::resize(&self.stored(tune)?.name, tune, tensor, config)?),
-                    false => Ok(tensor),
-                }
-            };
-            let gate = |table: &str| -> Result<f32> { Ok(self.vector(&gate_of(table))?[0]) };
-            let local = resized(names::LOCAL_POSITIONS)?.to_f32();
-            let tables = PositionTables::new(
-                config,
-                self.format == NameFormat::HuggingFace,
-                [resized(names::PRE_TILE)?, resized(names::GLOBAL_POSITIONS)?, resized(names::POST_TILE)?],
-                [gate(names::PRE_TILE)?, gate(names::GLOBAL_POSITIONS)?, gate(names::POST_TILE)?],
-            );
-            (TokenPositions::Gated { local }, Some(tables))
+        let (token_positions, tables) = if self.has_tables(config) {
+            let local = self.resized(names::LOCAL_POSITIONS, config)?.to_f32();
+            (TokenPositions::Gated { local }, Some(self.tables(config)?))
         } else {
             (TokenPositions::Plain(self.vector(names::PLAIN_POSITIONS)?), None)
         };
@@ -316,31 +354,7 @@ impl Loading<'_> {
             transformer: stack(false, config.clip_num_layers)?,
             global_transformer: stack(true, config.num_layers_projection)?,
             projection: self.linear("projection.output")?,
+            read,
         })
     }
-}
-
-/// Whether the parts of a tensor spread over ranks are slices of one tensor.
-fn parts_fit(tune: &str, stored: &StoredTensor) -> bool {
-    let Some(dimension) = names::rank_dimension(tune) else { return true };
-    let same_but_one = |shape: &[usize]| {
-        shape.len() == stored.shape.len()
-            && shape.iter().zip(&stored.shape).enumerate().all(|(d, (a, b))| d == dimension || a == b)
-    };
-    let dtype = stored.parts[0].tensor.as_ref().map(Tensor::dtype);
-    stored.parts.iter().all(|p| same_but_one(&p.shape) && p.tensor.as_ref().map(Tensor::dtype) == dtype)
-}
-
-/// Puts the ranks' parts of a tensor together, along rows or along columns.
-fn join(parts: &[Tensor], shape: Vec<usize>, by_rows: bool) -> Tensor {
-    let dtype = parts[0].dtype();
-    let bytes: Cow<[u8]> = if by_rows {
-        parts.iter().flat_map(Tensor::bytes).copied().collect()
-    } else {
-        let row = |part: &Tensor| part.shape()[1] * dtype.size();
-        let rows = shape[0];
-        let columns = |r: usize| parts.iter().flat_map(move |p| &p.bytes()[r * row(p)..(r + 1) * row(p)]);
-        (0..rows).flat_map(columns).copied().collect()
-    };
-    Tensor::owned(dtype, shape, bytes.into_owned())
 }

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let config = arguments.model.config_of(&checkpoint);
     let (config, loaded) = match config {
         Ok(config) => {
-            let loaded = VisionWeights::load(&checkpoint, &config).map(drop);
+            let loaded = VisionWeights::check(&checkpoint, &config);
             (Some(config), loaded)
         }
         Err(error) => (None, Err(error)),

@@ -8,7 +8,7 @@ use super::grid::Grid;
 use super::model::{Model, tell_fallbacks};
 use super::note;
 use super::{readable_bytes, table};
-use crate::checkpoint::{PositionTables, TileBlocks, VisionWeights, demo_config};
+use crate::checkpoint::{PositionTables, TileBlocks, demo_config};
 use crate::config::EncoderConfig;
 use crate::cuda;
 use crate::dtype::Dtype;
@@ -82,11 +82,10 @@ fn form_here(ordinals: &[usize]) -> (Form, String) {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let (config, semantics, tables, weights) = match arguments.model.open()? {
+    let (config, semantics, tables, stored) = match arguments.model.open()? {
         Some((checkpoint, config)) => {
-            let weights = VisionWeights::load(&checkpoint, &config)?;
-            let dtype = weights.projection.weight.dtype();
-            (config, Semantics::of(checkpoint.format()), weights.tables, dtype)
+            let tables = PositionTables::load(&checkpoint, &config)?;
+            (config, Semantics::of(checkpoint.format()), tables, checkpoint.projection_dtype())
         }
         None => {
             let named = arguments.model.geometry.config()?;
@@ -95,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
     };
     let semantics = arguments.model.semantics.map_or(semantics, Semantics::from);
-    let (target, reason) = arguments.target(weights)?;
+    let (target, reason) = arguments.target(stored)?;
     let plan = build(arguments, &config, semantics, tables.as_ref(), target)?;
     if arguments.json {
         println!("{:#}", serde_json::json!(plan));

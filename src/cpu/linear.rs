@@ -104,7 +104,7 @@ impl Multiplier {
     }
 }
 
-/// Elements `range` of `weight` as f32: the mapped file itself where it holds aligned f32, `slab` otherwise.
+/// Elements `range` of `weight` as f32: the weight itself where it is stored so, `slab` otherwise.
 fn widened<'a>(weight: &'a Tensor, range: Range<usize>, slab: &'a mut Vec<f32>) -> &'a [f32] {
     if weight.dtype() == Dtype::F32
         && let Ok(stored) = bytemuck::try_cast_slice::<u8, f32>(weight.bytes())

@@ -43,14 +43,14 @@ enum Model {
 }
 
 impl EncoderBuilder {
-    /// The checkpoint: a safetensors file, an index of shards, or a folder with either. The files stay mapped while
-    /// the encoder lives: do not shorten or rewrite them in that time.
+    /// The checkpoint: a safetensors file, an index of shards, or a folder with either. Its weights are read
+    /// once, into memory of the encoder's: what becomes of the files later changes no result.
     pub fn model(mut self, path: impl Into<PathBuf>) -> Self {
         self.model = Some(Model::Path(path.into()));
         self
     }
 
-    /// A checkpoint that is open already.
+    /// A checkpoint that is open already. Encoders on the CPU that are built from clones of one share its weights.
     pub fn checkpoint(mut self, checkpoint: Checkpoint) -> Self {
         self.model = Some(Model::Checkpoint(checkpoint));
         self

@@ -92,10 +92,15 @@ impl Encoder {
         embeddings: DeviceEmbeddings,
         stream: RawStream,
     ) -> Result<[usize; 3]> {
-        let images = self.device_layouts(pixels)?;
+        pixels::check_shape(&pixels.shape, None, &self.config)?;
         let [samples, images_each, num_tiles, ..] = pixels.shape;
         let rows_each = images_each * num_tiles * self.config.num_tokens();
         let bytes = pixels.shape.iter().product::<usize>().saturating_mul(pixels.dtype.size());
+        // Before anything is made for each image: a shape may claim any number of them, memory is what there is.
+        self.require_embeddings(device, samples * rows_each, embeddings)?;
+        let context = self.gpus(device)?.context(device);
+        require_memory(context, "pixels", pixels.address, bytes, pixels.dtype.size() as u64)?;
+        let images = self.device_layouts(pixels)?;
         let tile_bytes = self.config.tile_len() * pixels.dtype.size();
         let mut address = pixels.address;
         let place = |(batch, embeddings): (Batch, u64)| {
@@ -106,12 +111,9 @@ impl Encoder {
         };
         let images = images.into_iter().map(|image| (image, &[][..])).collect();
         let batches: Vec<Enqueued> = self.placed_batches(images, embeddings).into_iter().map(place).collect();
-        self.require_embeddings(device, samples * rows_each, embeddings)?;
         let cuda = self.gpus(device)?;
-        let context = cuda.context(device);
-        require_memory(context, "pixels", pixels.address, bytes, pixels.dtype.size() as u64)?;
         // SAFETY: the caller's promise.
-        let caller = unsafe { caller_stream(context, stream) }?;
+        let caller = unsafe { caller_stream(cuda.context(device), stream) }?;
         cuda.enqueue(device, &batches, &caller)?;
         Ok([samples, rows_each, self.config.decoder_embed_dim])
     }
@@ -149,9 +151,8 @@ impl Encoder {
         Ok([rows, self.config.decoder_embed_dim])
     }
 
-    /// Each image's rows, for pixels that only the GPU sees.
+    /// Each image's rows, for pixels that only the GPU sees; of a shape that has been checked.
     fn device_layouts(&self, pixels: &DevicePixels) -> Result<Vec<SequenceLayout>> {
-        pixels::check_shape(&pixels.shape, None, &self.config)?;
         let num_tiles = pixels.shape[2];
         let layout = |(number, &aspect_ratio): (usize, &[usize; 2])| {
             let num_real = aspect_ratio[0].saturating_mul(aspect_ratio[1]);

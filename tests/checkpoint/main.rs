@@ -17,6 +17,7 @@ mod on_cpu;
 #[path = "../support/tiny_config.rs"]
 mod tiny_config;
 
+mod changed_files;
 mod checkpoints;
 mod config;
 mod config_files;

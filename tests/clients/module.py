@@ -5,6 +5,7 @@
 
 import ctypes
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -57,6 +58,26 @@ def refused(kind, says, call):
         assert getattr(error, "status", type(error).__name__) == kind and says in str(error), (kind, error)
         return
     raise AssertionError(f"not refused: {kind}")
+
+
+def refused_in_a_child(model, encoder, picture):
+    """A child of fork() is refused, and its copy of an encoder is closed without a word."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for call in (lambda: encoder.encode(picture), lambda: tilesight.Encoder(model), lambda: tilesight.Encoder()):
+                try:
+                    call()
+                except tilesight.ForkedError as error:
+                    assert error.status == "forked" and "fork()" in str(error)
+                else:
+                    raise AssertionError("a child is served")
+            encoder.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def main(model, expected, *paths):
@@ -117,6 +138,8 @@ def main(model, expected, *paths):
         refused("TypeError", "DLPack", lambda: encoder.encode_pixels([1.0], ratios))
         refused("ValueError", "GPU's memory", lambda: encoder.enqueue_pixels(pixels, whole, ratios, stream=None))
         identity = encoder.identity
+        refused_in_a_child(model, encoder, pictures[0])
+        assert (encoder.encode(pictures[0]) == found[0]).all()
     refused("invalid handle", "no encoder", lambda: encoder.measure(pictures[0]))
     refused("checkpoint", "/nowhere", lambda: tilesight.Encoder("/nowhere"))
     for count in (-1, 1 << 32):

@@ -337,6 +337,10 @@ fn what_cannot_be_used_is_refused_and_the_next_call_is_right() {
         let refusal = refusal(&mut encoder, &pixels, output.embeddings(), stream.raw()).to_string();
         assert!(refusal.contains(expected), "{refusal}");
     }
+    // As many images as there could be addresses: nothing is made for each before the memory is looked at.
+    let claimed = DevicePixels { shape: [1 << 40, 1, 1, 3, 28, 28], aspect_ratio: None, ..good };
+    let refused = refusal(&mut encoder, &claimed, memory(output.address, usize::MAX), stream.raw());
+    assert!(matches!(refused, InputError::DeviceMemory { .. }), "{refused}");
     let foreign = other.stream();
     engine.bind();
     let refused = refusal(&mut encoder, &good, output.embeddings(), foreign.raw());

@@ -32,3 +32,4 @@ mod server;
 mod shared_memory;
 #[cfg(feature = "otel")]
 mod traces;
+mod weights;

@@ -1,7 +1,7 @@
 //! The `parameters` of a `config.pbtxt`: which model, and how it is to compute.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use tilesight::checkpoint::{Checkpoint, demo_config};
@@ -49,7 +49,8 @@ pub(crate) struct Parameters {
 #[derive(Debug, Clone)]
 enum Source {
     Demo,
-    Path(PathBuf),
+    /// One for all instances, which share its bytes on the CPU.
+    Checkpoint(Checkpoint),
 }
 
 /// How many rows the embeddings of a request have for each picture.
@@ -72,17 +73,14 @@ impl Parameters {
         }
         let source = match given.get("model").map(String::as_str) {
             Some("demo") => Source::Demo,
-            Some(path) => Source::Path(folder.join(path)),
-            None => Source::Path(folder.to_path_buf()),
+            Some(path) => Source::Checkpoint(Checkpoint::open(&folder.join(path))?),
+            None => Source::Checkpoint(Checkpoint::open(folder)?),
         };
         let preset = given.get("preset").map(|name| EncoderConfig::preset(name)).transpose()?;
         let config = match (&source, preset) {
             (Source::Demo, Some(_)) => return Err(Refusal::invalid("the demo model has no preset")),
             (Source::Demo, None) => demo_config(),
-            (Source::Path(path), preset) => {
-                let checkpoint = Checkpoint::open(path)?;
-                preset.map_or_else(|| checkpoint.config(), Ok)?
-            }
+            (Source::Checkpoint(checkpoint), preset) => preset.map_or_else(|| checkpoint.config(), Ok)?,
         };
         let rows = match given.get("rows").map(String::as_str) {
             None | Some("max") => Rows::Max,
@@ -133,7 +131,9 @@ impl Parameters {
     pub(crate) fn encoder(&self, device: Device) -> Result<Encoder> {
         let builder = match &self.source {
             Source::Demo => Encoder::builder().demo(),
-            Source::Path(path) => Encoder::builder().model(path).config(self.config.clone()),
+            Source::Checkpoint(checkpoint) => {
+                Encoder::builder().checkpoint(checkpoint.clone()).config(self.config.clone())
+            }
         };
         let builder = builder.device(device).kernels(self.kernels).tune(self.tune).threads(self.threads);
         let builder = with(builder, self.semantics, EncoderBuilder::semantics);
@@ -146,7 +146,7 @@ impl Parameters {
     pub(crate) fn source(&self) -> String {
         match &self.source {
             Source::Demo => "the demo model, whose embeddings mean nothing".to_string(),
-            Source::Path(path) => path.display().to_string(),
+            Source::Checkpoint(checkpoint) => checkpoint.path().display().to_string(),
         }
     }
 }

@@ -135,6 +135,9 @@ static void pictures(tilesight_encoder encoder) {
     tilesight_output strange = output;
     strange.dtype = 77;
     EXPECT(tilesight_encode_pictures(encoder, &bytes, 1, &strange, NULL), INVALID_ARGUMENT, "77");
+    tilesight_output reserved = output;
+    reserved.reserved = 1;
+    EXPECT(tilesight_encode_pictures(encoder, &bytes, 1, &reserved, NULL), INVALID_ARGUMENT, "tilesight_output: reserved");
     // Half the memory is enough for half the bytes, and not a byte behind it is touched.
     tilesight_output half = output;
     half.dtype = TILESIGHT_DTYPE_BF16;
@@ -195,6 +198,9 @@ static void pixels(tilesight_encoder encoder) {
     wrong.shape[3] = 1;
     EXPECT(tilesight_encode_pixels(encoder, &wrong, &output), INPUT, "images");
     wrong = good;
+    wrong.reserved = 7;
+    EXPECT(tilesight_encode_pixels(encoder, &wrong, &output), INVALID_ARGUMENT, "tilesight_pixels: reserved must be zero, found 7");
+    wrong = good;
     wrong.dtype = 3;
     EXPECT(tilesight_encode_pixels(encoder, &wrong, &output), INVALID_ARGUMENT, "tilesight_dtype 3");
     ratio[0] = -1;
@@ -232,6 +238,8 @@ static void streams(tilesight_encoder encoder) {
     EXPECT(tilesight_enqueue_pixels(encoder, &pixels, &output, &stream), INVALID_ARGUMENT, "tilesight_padding 2");
     EXPECT(tilesight_enqueue_pictures(encoder, NULL, 1, &output, &stream, NULL), INVALID_ARGUMENT, "pictures is null");
     EXPECT(tilesight_enqueue_pictures(encoder, &bytes, 1, &output, &stream, NULL), UNAVAILABLE, "");
+    tilesight_stream reserved = {.size = sizeof reserved, .reserved = 1};
+    EXPECT(tilesight_enqueue_pictures(encoder, &bytes, 1, &output, &reserved, NULL), INVALID_ARGUMENT, "reserved");
     tilesight_encoder none = {0};
     EXPECT(tilesight_enqueue_pictures(none, &bytes, 1, &output, &stream, NULL), INVALID_HANDLE, "no encoder");
 }

@@ -1,5 +1,7 @@
 //! Loading, instances, and what the server may get wrong.
 
+use std::fs::OpenOptions;
+
 use super::*;
 
 #[test]
@@ -89,4 +91,36 @@ fn instances_are_where_this_build_can_compute() {
         // SAFETY: it comes from a box.
         drop(unsafe { Box::from_raw(other) });
     }
+}
+
+#[test]
+fn instances_share_weights_that_no_file_can_change() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let expected = embeddings(&picture(0));
+    let loaded = Loaded::new(json!({ "model": folder.path() }));
+    for shard in 1..=3 {
+        let shard = folder.path().join(format!("model-0000{shard}-of-00003.safetensors"));
+        OpenOptions::new().write(true).open(shard).unwrap().set_len(1).unwrap();
+    }
+    let encoded = |loaded: &Loaded| {
+        let mut one = pictures(&[&picture(0)]);
+        loaded.execute(std::slice::from_mut(&mut one));
+        assert_padded(&answered(&one)[0], &expected);
+    };
+    encoded(&loaded);
+    // An instance that comes later has the bytes of the first, for there are no others.
+    let later = Loaded { model: loaded.model, instance: instance(loaded.model, GroupKind::CPU, 0) };
+    let later = std::mem::ManuallyDrop::new(later);
+    // SAFETY: it lives until it is dropped below, and its model longer.
+    status(unsafe { backend::TRITONBACKEND_ModelInstanceInitialize(later.instance.cast()) }).unwrap();
+    encoded(&later);
+    // SAFETY: this is the last call with the instance.
+    status(unsafe { backend::TRITONBACKEND_ModelInstanceFinalize(later.instance.cast()) }).unwrap();
+    // SAFETY: it comes from a box, and nobody has it any more.
+    drop(unsafe { Box::from_raw(later.instance) });
+    encoded(&loaded);
 }
