@@ -21,10 +21,13 @@ mod grpc_client;
 mod grpc_limits;
 mod hostile;
 mod http;
+mod leaving;
 mod load;
 mod log;
 mod origin;
 mod pages;
+mod pings;
+mod probes;
 mod server;
 mod shared_memory;
 #[cfg(feature = "otel")]
