@@ -248,6 +248,24 @@ fn a_system_without_room_for_a_connection_has_idle_ones_give_way() {
 }
 
 #[test]
+fn descriptors_that_others_have_taken_are_had_back_from_idle_connections() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let server = Server::start(&["--idle-timeout", "600", "--header-timeout", "600", "--health-listen", "127.0.0.1:0"]);
+    let idle: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    wait_until("the connections", || open() > idle.len());
+    let limit = Some(open() as u64);
+    let pid = Pid::from_raw(server.pid() as i32);
+    prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    let _more: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+    for _ in 0..10 {
+        assert_serves(&server);
+        assert_eq!(server.get("/health/ready").status, 200);
+        assert_eq!(server.probe("/health/ready").status, 200);
+    }
+}
+
+#[test]
 fn the_limit_of_descriptors_is_raised_as_far_as_it_goes() {
     let model = golden("hf_tiny").display().to_string();
     let mut limited = Command::new("sh");

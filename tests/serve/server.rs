@@ -174,9 +174,14 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What Linux says of its process.
     pub fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap()
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap()
     }
 
     /// Its memory, as Linux counts it.

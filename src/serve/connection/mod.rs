@@ -36,7 +36,7 @@ use slots::{Slot, Slots};
 use timeouts::Impatient;
 
 /// How long nothing is accepted after the system had no room for a connection: until one has given way, and where none can.
-const GIVING_WAY: Duration = Duration::from_millis(5);
+const GIVING_WAY: Duration = Duration::from_millis(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client of HTTP/2 may take to hear that its connection ends.
