@@ -34,6 +34,10 @@ pub(super) struct Arguments {
     /// Serve HTTP alone
     #[arg(long, conflicts_with = "grpc_listen")]
     no_grpc: bool,
+    /// The address to listen on for /health/live, /health/ready and /metrics alone, over HTTP: probes are answered there
+    /// whatever connections there are elsewhere
+    #[arg(long, value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
     /// A name besides localhost and loopback addresses that clients may call the server by, in the header Host; may be
     /// given several times. A server on a loopback address answers to no other; elsewhere any will do where none is named
     #[arg(long, value_name = "NAME")]
@@ -42,7 +46,8 @@ pub(super) struct Arguments {
     /// Pages of all others get 403
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     allow_origin: Vec<String>,
-    /// Connections that are there at once; more wait to be accepted
+    /// Connections of each protocol at once, as far as descriptors allow; beyond them the one that has been without a
+    /// request for the longest gives way, and where all have requests, more wait
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_connections: usize,
     /// How long a request's head may take, from its first byte or from the connection's beginning
@@ -63,7 +68,8 @@ pub(super) struct Arguments {
     /// How many bytes a second the reader of an answer takes at least, over each --write-timeout, before it is dropped
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
     min_read_rate: u64,
-    /// Requests that are there at once, from the last byte of the body to the last of the answer; more get 429
+    /// Requests that are there at once, from the last byte of the body to the last of the answer; more get 429. A connection
+    /// of gRPC has a quarter of them, at most 256
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_requests: usize,
     /// Bytes that their bodies, pixels and embeddings may take together; more get 429
@@ -108,7 +114,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
     /// How long requests that are there are worked on after SIGTERM; a second signal ends at once
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = seconds())]
     drain_timeout: u64,
 }
 
@@ -148,6 +154,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = Options {
         listen: arguments.listen,
         grpc_listen: (!arguments.no_grpc).then_some(arguments.grpc_listen),
+        health_listen: arguments.health_listen,
         allow_hosts: arguments.allow_host.clone(),
         allow_origins: arguments.allow_origin.clone(),
         connections: Connections {
@@ -174,14 +181,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         batch_timeout: Duration::from_secs(arguments.batch_timeout),
         drain_timeout: Duration::from_secs(arguments.drain_timeout),
     };
-    let started = |Addresses { http, grpc }: Addresses| match log.form() {
+    let started = |Addresses { http, grpc, health }: Addresses| match log.form() {
         LogForm::Text => {
+            if let Some(health) = health {
+                log.note(format_args!("health and metrics on http://{health}"));
+            }
             if let Some(grpc) = grpc {
                 log.note(format_args!("listening on grpc://{grpc}"));
             }
             log.note(format_args!("listening on http://{http}"));
         }
-        LogForm::Json => tracing::info!(%http, grpc = grpc.map(tracing::field::display), "listening"),
+        LogForm::Json => {
+            let [grpc, health] = [grpc, health].map(|address| address.map(tracing::field::display));
+            tracing::info!(%http, grpc, health, "listening");
+        }
     };
     let Err(error) = serve(encoder, &options, started) else {
         return Ok(ExitCode::SUCCESS);

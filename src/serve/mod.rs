@@ -44,6 +44,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// For gRPC, where it is served.
     pub grpc: Option<SocketAddr>,
+    /// For health and metrics alone, where they have an address of their own.
+    pub health: Option<SocketAddr>,
 }
 
 /// Why a server ended, or did not start.
@@ -104,21 +106,27 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let http_listener = listen(options.listen).await?;
-    let grpc_listener = match options.grpc_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
+    let grpc_listener = listen_if(options.grpc_listen).await?;
+    let health_listener = listen_if(options.health_listen).await?;
     let service = Arc::new(service(encoder, options)?);
+    let limits = limit_by_descriptors(options.connections, 1 + usize::from(grpc_listener.is_some()));
     let (close, closed) = watch::channel(());
-    let connections = |listener: TcpListener, router: Router, protocol: Protocol| {
-        tokio::spawn(connection::serve(listener, router, protocol, options.connections, closed.clone()))
+    let serve = |listener: TcpListener, router: Router, protocol: Protocol, limits: Connections| {
+        tokio::spawn(connection::serve(listener, router, protocol, limits, closed.clone()))
     };
+    let address = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
     let addresses = Addresses {
         http: http_listener.local_addr()?,
-        grpc: grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        grpc: address(&grpc_listener)?,
+        health: address(&health_listener)?,
     };
-    let http = connections(http_listener, http::router(service.clone()), Protocol::Http1);
-    let grpc = grpc_listener.map(|listener| connections(listener, grpc::router(service.clone()), Protocol::Http2));
+    let http2 = Protocol::Http2 { max_concurrent_streams: options.max_concurrent_streams() };
+    let http = serve(http_listener, http::router(service.clone()), Protocol::Http1, limits);
+    let grpc = grpc_listener.map(|listener| serve(listener, grpc::router(service.clone()), http2, limits));
+    if let Some(listener) = health_listener {
+        // Probes are asked until the end; nobody waits for theirs.
+        serve(listener, http::health_router(service.clone()), Protocol::Http1, options.connections.of_probes());
+    }
     started(addresses);
     let result = until_the_end(&service, options, &mut signals).await;
     if !matches!(result, Err(ServeError::Interrupted)) {
@@ -138,6 +146,22 @@ async fn run(encoder: Encoder, options: &Options, started: impl FnOnce(Addresses
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+}
+
+async fn listen_if(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ServeError> {
+    match address {
+        Some(address) => listen(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What each of so many listeners' connections may take, with the descriptors that the process can have.
+fn limit_by_descriptors(connections: Connections, listeners: usize) -> Connections {
+    let max = connection::raise_limit(listeners);
+    if max < connections.max {
+        tracing::warn!(connections = max, asked = connections.max, "the limit of descriptors allows fewer connections");
+    }
+    Connections { max: connections.max.min(max), ..connections }
 }
 
 /// Returns when there is nothing left to compute.

@@ -12,6 +12,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The address to listen on for gRPC, where it is served.
     pub grpc_listen: Option<SocketAddr>,
+    /// The address to listen on for health and metrics alone, over HTTP, if they have one of their own.
+    pub health_listen: Option<SocketAddr>,
     /// Names besides `localhost` and loopback addresses that clients may call the server by. On an address that is no
     /// loopback any name will do where this is empty.
     pub allow_hosts: Vec<String>,
@@ -21,7 +23,8 @@ pub struct Options {
     pub connections: Connections,
     /// Lines of the log that were lost, for the metrics.
     pub lost_log_lines: LostLogLines,
-    /// Requests between the last byte of their body and the last byte of their answer.
+    /// Requests between the last byte of their body and the last byte of their answer. A connection of HTTP/2 has a quarter
+    /// of them, at most 256.
     pub max_requests: usize,
     /// Bytes that all of them hold together: bodies, pixels and embeddings.
     pub max_bytes: u64,
@@ -48,6 +51,13 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
+impl Options {
+    /// Requests that a connection of HTTP/2 has at once: a share of all, so that no client has them all.
+    pub(super) fn max_concurrent_streams(&self) -> u32 {
+        (self.max_requests / 4).clamp(1, 256) as u32
+    }
+}
+
 /// How many lines of the log were lost, where the log can tell.
 #[derive(Clone, Default)]
 pub struct LostLogLines(Option<Arc<dyn Fn() -> u64 + Send + Sync>>);
@@ -72,7 +82,8 @@ impl fmt::Debug for LostLogLines {
 /// What connections may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Connections {
-    /// How many there are at once; more wait to be accepted.
+    /// How many there are at once, as far as descriptors allow. Beyond them the one that has been without a request for the
+    /// longest gives way; where all have requests, more wait.
     pub max: usize,
     /// How long a request's head may take, from its first byte or, the first one's, from the connection's beginning.
     pub header_timeout: Duration,
@@ -86,4 +97,18 @@ pub struct Connections {
     pub write_timeout: Duration,
     /// How many bytes a second the reader of an answer takes at least, over each `write_timeout`.
     pub min_read_rate: u64,
+}
+
+impl Connections {
+    /// What those of the listener for health may take: few, for probes are few and short.
+    pub(super) fn of_probes(self) -> Self {
+        const SECOND: Duration = Duration::from_secs(1);
+        Self {
+            max: 16,
+            header_timeout: self.header_timeout.min(5 * SECOND),
+            idle_timeout: self.idle_timeout.min(30 * SECOND),
+            write_timeout: self.write_timeout.min(5 * SECOND),
+            ..self
+        }
+    }
 }

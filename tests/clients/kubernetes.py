@@ -65,25 +65,26 @@ def check_serve(container):
     assert container["args"][0] == "serve", container
     chosen = options(container)
     assert not set(chosen) - known_options([tilesight, "serve"]), chosen
-    ports = {int(chosen[name].rsplit(":", 1)[1]) for name in ("listen", "grpc-listen")}
+    listeners = ("listen", "grpc-listen", "health-listen")
+    ports = {int(chosen[name].rsplit(":", 1)[1]) for name in listeners}
     assert ports == {port["containerPort"] for port in container["ports"]}, ports
-    assert chosen["listen"].startswith("0.0.0.0:") and chosen["grpc-listen"].startswith("0.0.0.0:")
+    assert all(chosen[name].startswith("0.0.0.0:") for name in listeners), chosen
     # Here there is neither its model nor its GPU, and ports may be taken; all else is as it stands.
-    here = {**chosen, "model": "tests/golden/hf_tiny", "device": "cpu", "listen": "127.0.0.1:0", "grpc-listen": "127.0.0.1:0"}
+    here = {**chosen, "model": "tests/golden/hf_tiny", "device": "cpu", **dict.fromkeys(listeners, "127.0.0.1:0")}
     command = [tilesight, "serve", *(f"--{name}={value}" for name, value in here.items())]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stderr=log, stdout=log)
         try:
             for _ in range(1200):
                 log.seek(0)
-                listening = re.search(r'"http":"127\.0\.0\.1:(\d+)"', log.read())
+                listening = re.search(r'"health":"127\.0\.0\.1:(\d+)"', log.read())
                 if listening and status(listening[1], "/health/ready") == 200:
                     break
                 time.sleep(0.1)
             log.seek(0)
             assert listening, log.read()
             for path, port in probes(container):
-                assert port == int(chosen["listen"].rsplit(":", 1)[1]) and status(listening[1], path) == 200, (path, port)
+                assert port == int(chosen["health-listen"].rsplit(":", 1)[1]) and status(listening[1], path) == 200, (path, port)
             assert status(listening[1], "/health/other") == 404
         finally:
             server.terminate()

@@ -11,6 +11,7 @@ use tilesight::checkpoint::{NameFormat, RandomWeights, demo_config};
 use tilesight::{Dtype, EncoderConfig};
 
 use crate::golden_data::golden;
+use crate::grpc_client::{Client, assert_serves as assert_infers};
 use crate::noise::noise;
 use crate::server;
 use crate::server::{PATIENCE, Server, post_head, read_response, wait_until};
@@ -168,53 +169,110 @@ fn an_answer_that_nobody_takes_gives_its_place_back() {
     assert!(taken > large_answer(), "only {taken} bytes of it came");
 }
 
+/// Nothing comes for a while.
+#[track_caller]
+fn assert_waits(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "it was served or closed");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+}
+
+/// A request on a connection that stays.
+fn ask(stream: &mut TcpStream) {
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+}
+
 #[test]
-fn connections_have_a_cap_beyond_which_they_wait() {
-    let server = Server::start(&["--max-connections", "2"]);
-    let held = [server.connect(), server.connect()];
-    let mut third = server.connect();
-    third.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(third.read(&mut [0]).is_err(), "a third connection was served");
+fn connections_have_a_cap_beyond_which_they_wait_while_all_have_requests() {
+    // A batch waits for three tiles, which the first has not.
+    let options = ["--max-connections", "1", "--max-delay", "600000", "--max-batch-tiles", "3"];
+    let server = Server::start(&[&options[..], &["--health-listen", "127.0.0.1:0"]].concat());
+    let body = server::picture("image1.png");
+    let mut held = server.connect();
+    held.write_all(&[post_head("/v1/encode", &[], body.len()).as_bytes(), &body].concat()).unwrap();
+    wait_until("the request", || server.probe("/metrics").text().contains("tilesight_requests 1\n"));
+    let mut second = server.connect();
+    ask(&mut second);
+    assert_waits(&mut second);
     drop(held);
-    third.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(read_response(&mut third).status, 200);
+    assert_eq!(read_response(&mut second).status, 200);
     assert_serves(&server);
 }
 
 #[test]
-fn a_system_without_room_for_a_connection_is_waited_for() {
+fn the_connection_that_has_been_idle_for_the_longest_gives_way() {
+    let patient = ["--idle-timeout", "600", "--header-timeout", "600", "--max-connections"];
+    let server = Server::start(&[&patient[..], &["3"]].concat());
+    let [mut first, mut second, mut third] = [(); 3].map(|()| {
+        let mut stream = server.connect();
+        ask(&mut stream);
+        assert_eq!(read_response(&mut stream).status, 200);
+        stream
+    });
+    // The first to come asks last.
+    ask(&mut first);
+    assert_eq!(read_response(&mut first).status, 200);
+    let mut fourth = server.connect();
+    ask(&mut fourth);
+    assert_eq!(read_response(&mut fourth).status, 200);
+    assert_closed(&mut second);
+    for stream in [&mut first, &mut third, &mut fourth] {
+        ask(stream);
+        assert_eq!(read_response(stream).status, 200);
+    }
+    // One that has never asked, or not to the end, is idle too.
+    let server = Server::start(&[&patient[..], &["1"]].concat());
+    for begins in ["", "GET /health/live HT"] {
+        let mut silent = server.connect();
+        silent.write_all(begins.as_bytes()).unwrap();
+        assert_serves(&server);
+        assert_closed(&mut silent);
+    }
+}
+
+#[test]
+fn a_system_without_room_for_a_connection_has_idle_ones_give_way() {
     let model = golden("hf_tiny").display().to_string();
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tilesight")]);
-    let server = Server::run(limited, &["--device", "cpu", "--model", &model]);
+    let server = Server::run(limited, &["--device", "cpu", "--model", &model, "--idle-timeout", "600"]);
     server.wait_until_ready();
-    let held: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
-    let mut waiting = server.connect();
-    waiting.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(waiting.read(&mut [0]).is_err(), "there was room");
-    drop(held);
-    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(read_response(&mut waiting).status, 200);
-    assert_serves(&server);
+    // More than there are descriptors, at both addresses.
+    let _http: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
+    let _grpc: Vec<TcpStream> = (0..80).map(|_| TcpStream::connect(server.grpc).unwrap()).collect();
+    for _ in 0..10 {
+        assert_serves(&server);
+        assert_eq!(server.get("/health/live").status, 200);
+    }
+    assert_infers(&Client::connect(server.grpc));
 }
 
 #[test]
-fn a_client_that_vanishes_in_its_body_or_its_wait_holds_nothing() {
-    // A batch waits for three tiles: pictures that vanish have fewer, and the last one has enough.
-    let server = Server::start(&["--max-delay", "600000", "--max-batch-tiles", "3"]);
-    let body = server::picture("image1.png");
-    let requests = || server.metric("tilesight_receiving_requests") + server.metric("tilesight_requests");
-    for sent in [1, body.len() / 2, body.len()] {
-        let mut vanishing = server.connect();
-        vanishing.write_all(post_head("/v1/encode", &[], body.len()).as_bytes()).unwrap();
-        vanishing.write_all(&body[..sent]).unwrap();
-        wait_until("the request", || requests() == 1.0);
-        drop(vanishing);
-        wait_until("its end", || requests() == 0.0);
-        assert_eq!(server.metric("tilesight_held_bytes"), 0.0);
+fn descriptors_that_others_have_taken_are_had_back_from_idle_connections() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let server = Server::start(&["--idle-timeout", "600", "--header-timeout", "600", "--health-listen", "127.0.0.1:0"]);
+    let idle: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    wait_until("the connections", || open() > idle.len());
+    let limit = Some(open() as u64);
+    let pid = Pid::from_raw(server.pid() as i32);
+    prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    let _more: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+    for _ in 0..10 {
+        assert_serves(&server);
+        assert_eq!(server.get("/health/ready").status, 200);
+        assert_eq!(server.probe("/health/ready").status, 200);
     }
-    assert_serves(&server);
-    assert_eq!(server.metric("tilesight_batch_requests_sum"), 1.0, "nobody's picture was encoded");
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_as_far_as_it_goes() {
+    let model = golden("hf_tiny").display().to_string();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -Sn 60 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tilesight")]);
+    let server = Server::run(limited, &["--device", "cpu", "--model", &model]);
+    let limits = server.proc("limits");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] = [0, 1].map(|at| line.split_whitespace().nth(at).unwrap());
+    assert_eq!(soft, hard, "{line}");
 }

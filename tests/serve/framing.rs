@@ -192,8 +192,37 @@ fn http_that_is_broken_anywhere_is_refused() {
     assert_unharmed(&server);
 }
 
+#[test]
+fn a_transfer_coding_that_is_unknown_is_not_implemented() {
+    let server = Server::start(&[]);
+    let picture = picture();
+    let chunks = [format!("{:x}\r\n", picture.len()).as_bytes(), &picture, b"\r\n0\r\n\r\n"].concat();
+    let send = |codings: &str| {
+        let head = format!("POST /v1/encode HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{codings}\r\n");
+        server.send(&head, &chunks)
+    };
+    for codings in ["Transfer-Encoding: chunked\r\n", "transfer-encoding:  Chunked \r\n"] {
+        assert_eq!(send(codings).status, 200, "{codings}");
+    }
+    for codings in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        let refused = send(codings);
+        assert_eq!(refused.status, 501, "{codings}");
+        assert!(refused.json()["error"].as_str().unwrap().contains("transfer coding"), "{}", refused.text());
+    }
+    // Where chunked is not the last, nobody knows where the body ends.
+    for codings in ["Transfer-Encoding: gzip\r\n", "Transfer-Encoding: chunked, gzip\r\n"] {
+        assert_eq!(send(codings).status, 400, "{codings}");
+    }
+    assert_unharmed(&server);
+}
+
 /// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 

@@ -139,7 +139,9 @@ fn pictures_come_back_as_the_librarys_embeddings() {
     }
     let etag = server.post("/v1/encode", &[], &picture(names[0])).header("etag").unwrap().to_string();
     let mut known = Request::new(pictures(&[picture(names[0])]));
-    known.metadata_mut().insert("if-none-match", etag.parse().unwrap());
+    for tag in ["\"other\"", &etag] {
+        known.metadata_mut().append("if-none-match", tag.parse().unwrap());
+    }
     let known = client.call::<_, ModelInferResponse>(&format!("{SERVICE}/ModelInfer"), known).unwrap_err();
     assert_eq!(
         (known.code(), known.metadata().get("etag").unwrap().to_str().unwrap()),

@@ -97,7 +97,9 @@ fn every_answer_carries_its_content_hash_and_a_client_that_has_it_gets_nothing_c
     assert_eq!(etag, format!("W/\"{content_hash}-f32\""));
 
     let encoded = server.metric("tilesight_tiles_total");
-    for tags in [etag.clone(), format!("\"other\", {etag}"), etag.trim_start_matches("W/").to_string()] {
+    // Several lines are one list.
+    let lines = format!("\"other\"\r\nIf-None-Match: {etag}\r\nIf-None-Match: \"more\"");
+    for tags in [etag.clone(), format!("\"other\", {etag}"), etag.trim_start_matches("W/").to_string(), lines] {
         let known = server.post("/v1/encode", &[("If-None-Match", &tags)], &picture("image0.png"));
         assert_eq!((known.status, known.header("etag")), (412, Some(&*etag)), "{}", known.text());
     }

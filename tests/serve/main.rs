@@ -22,12 +22,15 @@ mod grpc_client;
 mod grpc_limits;
 mod hostile;
 mod http;
+mod leaving;
 mod load;
 mod log;
 mod memory;
 mod origin;
 mod overload;
 mod pages;
+mod pings;
+mod probes;
 mod server;
 mod shared_memory;
 #[cfg(feature = "otel")]

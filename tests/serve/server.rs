@@ -32,6 +32,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// gRPC's address.
     pub grpc: SocketAddr,
+    /// The address for probes, where there is one.
+    pub health: Option<SocketAddr>,
     said: Arc<Mutex<Vec<String>>>,
 }
 
@@ -80,11 +82,13 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
-        let mut grpc = None;
+        let (mut grpc, mut health) = (None, None);
         let address = loop {
             let Some(line) = lines.next() else { panic!("it never listened: {said:#?}") };
             let line = line.unwrap();
             said.lock().unwrap().push(line.clone());
+            let own = line.strip_prefix("health and metrics on http://").map(|address| address.parse().unwrap());
+            health = health.or(own);
             let logged: Option<serde_json::Value> = serde_json::from_str(&line).ok();
             let find = |protocol: &str| {
                 let said = line
@@ -106,7 +110,7 @@ impl Server {
                 later.lock().unwrap().push(line);
             }
         });
-        Self { child, address, grpc: grpc.expect("it says where it serves gRPC"), said }
+        Self { child, address, grpc: grpc.expect("it says where it serves gRPC"), health, said }
     }
 
     /// The lines it has written to its standard error so far.
@@ -125,7 +129,15 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> Response {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), b"")
+        self.send(&get_head(path), b"")
+    }
+
+    /// Asks at the address for probes, by a name that is none of the server's.
+    pub fn probe(&self, path: &str) -> Response {
+        let mut stream = TcpStream::connect(self.health.expect("an address for probes")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(get_head(path).replace("localhost", "pod.example").as_bytes()).unwrap();
+        read_response(&mut stream)
     }
 
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
@@ -162,6 +174,16 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What Linux says of its process.
+    pub fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap()
+    }
+
     /// Its memory, as Linux counts it.
     pub fn resident_bytes(&self) -> u64 {
         self.bytes_of_status("VmRSS:")
@@ -173,7 +195,7 @@ impl Server {
     }
 
     fn bytes_of_status(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
@@ -200,6 +222,10 @@ pub fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
         assert!(begin.elapsed() < PATIENCE, "{what} never came");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+pub fn get_head(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
 pub fn post_head(path: &str, headers: &[(&str, &str)], len: usize) -> String {

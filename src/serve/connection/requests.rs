@@ -2,20 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::Version;
 use http_body::{Frame, SizeHint};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Requests of a connection that were begun, and those whose answer has begun.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Requests {
     pub(super) begun: AtomicU64,
     pub(super) answered: AtomicU64,
+    /// The client knows interim responses: one of HTTP/1.1.
+    takes_interim: AtomicBool,
     waits: Mutex<Waits>,
+    connected: Instant,
+    ending: watch::Sender<Option<Ending>>,
+}
+
+/// Why the server ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It asked for nothing for too long.
+    Idle,
+    /// Another takes its slot, if it is still without a request.
+    GivesWay,
+    /// It sends frames that ask for nothing.
+    TooManyPings,
 }
 
 /// What is waited for that only the client can do.
@@ -24,7 +41,7 @@ struct Waits {
     /// When each of them began; the first is the oldest.
     begins: BTreeMap<u64, Instant>,
     next: u64,
-    /// When the last of them began, or an answer ended.
+    /// When the last of them began or ended, or an answer ended.
     last: Option<Instant>,
 }
 
@@ -35,9 +52,66 @@ struct Wait {
 }
 
 impl Requests {
-    /// When something of an answer was last handed over, or an answer ended.
-    pub(super) fn last(&self) -> Option<Instant> {
-        self.waits().last
+    pub(super) fn new() -> Self {
+        Self {
+            begun: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            takes_interim: AtomicBool::new(false),
+            waits: Mutex::default(),
+            connected: Instant::now(),
+            ending: watch::Sender::new(None),
+        }
+    }
+
+    /// When something of an answer was last handed over or taken, or an answer ended; when the client came where it has not
+    /// asked yet.
+    pub(super) fn last(&self) -> Instant {
+        self.waits().last.unwrap_or(self.connected)
+    }
+
+    /// Whether a request is under way.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) != self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Since when there is neither a request nor an answer, where there is none.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let waits = self.waits();
+        let is_idle = !self.are_under_way() && waits.begins.is_empty();
+        is_idle.then(|| waits.last.unwrap_or(self.connected))
+    }
+
+    /// A number that changes with every request and every piece of an answer.
+    pub(super) fn progress(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed) + self.waits().next
+    }
+
+    /// Whether the client that asks knows interim responses.
+    pub(super) fn take_interim_responses(&self) -> bool {
+        self.takes_interim.load(Ordering::Relaxed)
+    }
+
+    /// Has the connection end.
+    pub(super) fn end(&self, ending: Ending) {
+        self.ending.send_if_modified(|known| known.is_none() && known.replace(ending).is_none());
+    }
+
+    /// Why it is about to, where it is.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        *self.ending.borrow()
+    }
+
+    /// Waits until it is to end. A connection that has been asked meanwhile does not give way.
+    pub(super) async fn ended(&self) -> Ending {
+        let mut ending = self.ending.subscribe();
+        loop {
+            // There is a sender as long as there is `self`.
+            let known = ending.wait_for(Option::is_some).await.ok().and_then(|ending| *ending);
+            match known {
+                Some(Ending::GivesWay) if self.idle_since().is_none() => drop(self.ending.send_replace(None)),
+                known => return known.unwrap_or(Ending::Idle),
+            }
+        }
     }
 
     /// Since when the client has been waited for, where it is: whatever else it asks for meanwhile.
@@ -63,7 +137,9 @@ impl Requests {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.seen.waits().begins.remove(&self.id);
+        let mut waits = self.seen.waits();
+        waits.begins.remove(&self.id);
+        waits.last = Some(Instant::now());
     }
 }
 
@@ -71,7 +147,8 @@ impl Drop for Wait {
 pub(super) struct UnderWay(Arc<Requests>);
 
 impl UnderWay {
-    pub(super) fn new(requests: &Arc<Requests>) -> Self {
+    pub(super) fn new(requests: &Arc<Requests>, version: Version) -> Self {
+        requests.takes_interim.store(version >= Version::HTTP_11, Ordering::Relaxed);
         requests.begun.fetch_add(1, Ordering::Relaxed);
         Self(requests.clone())
     }

@@ -10,8 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::pings::Pings;
+use super::presence::Presence;
 use super::protocol::Protocol;
-use super::requests::Requests;
+use super::requests::{Ending, Requests};
 use crate::serve::options::Connections;
 
 /// Bytes of a frame that answers a ping or settings; whoever sends those has taken nothing of an answer.
@@ -36,6 +38,10 @@ pub(super) struct Impatient {
     alarm: Pin<Box<Sleep>>,
     /// Ends a write that is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
+    /// Of HTTP/1.
+    presence: Presence,
+    /// Of HTTP/2.
+    pings: Pings,
 }
 
 impl Impatient {
@@ -59,7 +65,13 @@ impl Impatient {
             taken_bytes: 0,
             alarm,
             stuck: None,
+            presence: Presence::default(),
+            pings: Pings::new(),
         }
+    }
+
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 
     /// Looks whether what is read next is another request's head; whether a request is under way.
@@ -69,7 +81,15 @@ impl Impatient {
             self.known = begun;
             self.head_since = None;
         }
-        begun != self.requests.answered.load(Ordering::Relaxed)
+        self.requests.are_under_way()
+    }
+
+    /// When a connection without a request will have been so for too long. Of HTTP/2 requests and answers count alone: a
+    /// client may send frames that ask for nothing for ever.
+    fn idle_ends(&self) -> Instant {
+        let last = self.requests.last();
+        let since = if self.protocol.is_http2() { last } else { last.max(self.last) };
+        since + self.connections.idle_timeout
     }
 
     /// Wakes the connection's task at this time; ready where it has come.
@@ -115,8 +135,10 @@ impl Impatient {
             }
             if self.patience_ends().is_none() {
                 // Behind an answer nobody may read before something comes: hyper waits for that since the request.
-                let until = self.last + self.connections.idle_timeout;
-                let _ = self.wake_at(context, until);
+                let until = self.idle_ends();
+                if self.wake_at(context, until).is_ready() {
+                    context.waker().wake_by_ref();
+                }
             }
             return result;
         }
@@ -136,10 +158,15 @@ fn nobody() -> io::Error {
 impl AsyncRead for Impatient {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
         let is_busy = self.is_busy();
+        let known = buffer.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             self.last = Instant::now();
-            if self.protocol == Protocol::Http2 {
+            if self.protocol.is_http2() {
                 self.head_since = None;
+                let (now, progress) = (self.last, self.requests.progress());
+                if self.pings.are_too_many(&buffer.filled()[known..], now, progress) {
+                    self.requests.end(Ending::TooManyPings);
+                }
             } else if !is_busy {
                 let last = self.last;
                 self.head_since.get_or_insert(last);
@@ -157,11 +184,16 @@ impl AsyncRead for Impatient {
         }
         let until = match self.head_since {
             Some(since) => since + self.connections.header_timeout,
-            None => self.requests.last().map_or(self.last, |last| last.max(self.last)) + self.connections.idle_timeout,
+            None => self.idle_ends(),
         };
         ready!(self.wake_at(context, until));
         match self.head_since {
             Some(_) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head did not end"))),
+            // The client is told.
+            None if self.protocol.is_http2() => {
+                self.requests.end(Ending::Idle);
+                Poll::Pending
+            }
             // As if the client had closed it.
             None => Poll::Ready(Ok(())),
         }
@@ -187,7 +219,12 @@ impl AsyncWrite for Impatient {
         self.stream.is_write_vectored()
     }
 
+    /// hyper flushes whenever it is woken and has nothing to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        let Self { stream, presence, requests, protocol, .. } = &mut *self;
+        if !protocol.is_http2() {
+            presence.poll(context, stream, requests)?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -73,8 +73,9 @@ impl<'a> RequestContext<'a> {
 
     /// Computes nothing for a client that has the embeddings: one whose If-None-Match lists their ETag.
     pub(crate) fn set_if_none_match(&mut self, headers: &HeaderMap) {
-        let tags = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-        self.if_none_match = tags.map(String::from);
+        // The header may come in several lines, which are one list.
+        let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+        self.if_none_match = lines.map(String::from).reduce(|tags, line| tags + "," + &line);
     }
 
     /// A stage ends, and the next begins.

@@ -9,15 +9,17 @@ mod metadata;
 mod origin;
 mod page;
 mod shared_memory;
+mod transfer_coding;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use super::core::access_log;
 use super::core::service::Service;
+pub(super) use health::router as health_router;
 
 /// All routes.
 pub(super) fn router(service: Arc<Service>) -> Router {
@@ -25,9 +27,6 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     let shared_memory = if service.regions.is_on() { shared_memory::routes() } else { Router::new() };
     Router::new()
         .route("/v1/encode", post(encode::encode))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
         .route("/v2", get(metadata::server))
         .route("/v2/health/live", get(health::live))
         .route("/v2/health/ready", get(health::ready))
@@ -43,9 +42,11 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v2/models/{model}/versions/1/stats", get(metadata::statistics))
         .route("/v2/models/stats", get(metadata::all_statistics))
         .route("/v2/repository/index", post(metadata::repository))
+        .merge(health::routes())
         .merge(shared_memory)
         .merge(page::routes())
         .fallback(error::not_found)
+        .layer(from_fn(transfer_coding::require_known))
         .layer(from_fn_with_state(service.clone(), origin::guard))
         .layer(from_fn_with_state(service.clone(), access_log::requests))
         .with_state(service)
