@@ -1,5 +1,7 @@
 //! Memory whose size comes from outside. Where it lacks, the call fails and nothing else does.
 
+use std::io;
+
 use bytemuck::Zeroable;
 
 use crate::error::InputError;
@@ -59,6 +61,21 @@ pub(crate) fn append<T: Copy>(to: &mut Vec<T>, values: &[T]) -> Result<(), Input
     to.try_reserve(values.len()).map_err(|_| out_of_memory::<T>(values.len()))?;
     to.extend_from_slice(values);
     Ok(())
+}
+
+/// Bytes that are written one after another.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(pub(crate) Vec<u8>);
+
+impl io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        append(&mut self.0, bytes).map_err(|e| io::Error::new(io::ErrorKind::OutOfMemory, e))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn out_of_memory<T>(len: usize) -> InputError {

@@ -11,10 +11,8 @@ use crate::serve::core::pipeline::InferRequest;
 use crate::serve::core::shared_memory::{Regions, Window};
 use crate::serve::core::tensors::{Elements, Tensor, Tensors};
 
-/// What JSON takes in memory at most, for each byte of its text: `{"name":""},` is an output that is asked for, and lists
-/// double while they grow.
-const JSON_GROWTH: u64 = 22;
-const _: () = assert!(2 * size_of::<wire::RequestedOutput>() as u64 <= 12 * JSON_GROWTH);
+/// What JSON takes in memory at most, for each byte of its text: `0,` is a number of eight bytes, and strings are copied.
+const JSON_GROWTH: u64 = 5;
 
 /// Reads a body, whose JSON is so long where tensors stand behind it. Its memory is reserved before it is allocated.
 pub(crate) fn read(
@@ -25,6 +23,7 @@ pub(crate) fn read(
 ) -> Result<InferRequest, ApiError> {
     let (json, binary) = split(json_len, body)?;
     reserve(JSON_GROWTH.saturating_mul(json.len() as u64))?;
+    wire::check_limits(&json)?;
     let request: wire::Request = serde_json::from_slice(&json)
         .map_err(|e| ApiError::malformed(format!("the request is not the protocol's: {e}")))?;
     let outputs = requested_outputs(&request, regions)?;
@@ -32,7 +31,7 @@ pub(crate) fn read(
 }
 
 /// The outputs that a request asks for.
-fn requested_outputs(request: &wire::Request, regions: &Regions) -> Result<RequestedOutputs, ApiError> {
+fn requested_outputs(request: &wire::Request<'_>, regions: &Regions) -> Result<RequestedOutputs, ApiError> {
     let binary = request.parameters.binary_data_output;
     let transport = |binary| if binary { OutputTransport::Binary } else { OutputTransport::Json };
     let outputs = request.outputs.as_ref();
@@ -77,7 +76,7 @@ fn tensors(inputs: Vec<wire::Input>, mut binary: Bytes, regions: &Regions) -> Re
                     "{name} must have {size} bytes of binary data, found {found}"
                 )));
             }
-            (None, Some(numbers), None) => Elements::Numbers(numbers.0),
+            (None, Some(json), None) => Elements::Numbers(wire::numbers(json)?),
             (None, None, Some(window)) => Elements::Shared(window),
             _ => {
                 let reason = format!("{name} has one of data, binary_data_size and shared_memory_region");

@@ -1,19 +1,25 @@
 //! The protocol's JSON.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use crate::memory;
+use crate::serve::core::error::ApiError;
 use crate::serve::core::outputs::Values;
 
 /// A request's JSON.
 #[derive(Debug, Deserialize)]
-pub(super) struct Request {
+pub(super) struct Request<'a> {
     pub(super) id: Option<String>,
     #[serde(default)]
     pub(super) parameters: Parameters,
-    pub(super) inputs: Vec<Input>,
+    #[serde(borrow, deserialize_with = "short")]
+    pub(super) inputs: Vec<Input<'a>>,
+    #[serde(default, deserialize_with = "short_if_any")]
     pub(super) outputs: Option<Vec<RequestedOutput>>,
 }
 
@@ -38,13 +44,16 @@ pub(super) struct TensorParameters {
 
 /// A tensor: its elements are here, behind the JSON, or in shared memory.
 #[derive(Debug, Deserialize)]
-pub(super) struct Input {
+pub(super) struct Input<'a> {
     pub(super) name: String,
+    #[serde(deserialize_with = "short")]
     pub(super) shape: Vec<usize>,
     pub(super) datatype: String,
     #[serde(default)]
     pub(super) parameters: TensorParameters,
-    pub(super) data: Option<Numbers>,
+    /// [`numbers`] reads it.
+    #[serde(borrow)]
+    pub(super) data: Option<&'a RawValue>,
 }
 
 /// An output that is asked for.
@@ -94,18 +103,74 @@ pub(super) enum DataLocation<'a> {
     Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: usize },
 }
 
-/// Numbers in a list, or in lists of lists, which the protocol allows as well: flat.
-#[derive(Debug, Default)]
-pub(super) struct Numbers(pub(super) Vec<f64>);
+/// The most tensors of a request, and sizes of a shape. There are three names, and five sizes at most.
+const MAX_LEN: usize = 16;
 
-impl<'de> Deserialize<'de> for Numbers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut numbers = Vec::new();
-        Flatten(&mut numbers).deserialize(deserializer)?;
-        Ok(Self(numbers))
+/// A list that is short in every request that means something: a long one is refused before it takes memory.
+fn short<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Short<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Short<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "a list of at most {MAX_LEN}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = list.next_element()? {
+                if items.len() == MAX_LEN {
+                    return Err(A::Error::invalid_length(MAX_LEN + 1, &self));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
     }
+
+    deserializer.deserialize_seq(Short(PhantomData))
 }
 
+/// The same, where there may be none.
+fn short_if_any<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    struct Any<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
+        type Value = Option<Vec<T>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "a list of at most {MAX_LEN}")
+        }
+
+        fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            short(deserializer).map(Some)
+        }
+    }
+
+    deserializer.deserialize_option(Any(PhantomData))
+}
+
+/// Reads the numbers of a list, or of lists of lists, which the protocol allows as well: flat.
+///
+/// # Errors
+/// [`ApiError::Malformed`], and a lack of memory.
+pub(super) fn numbers(json: &RawValue) -> Result<Vec<f64>, ApiError> {
+    let json = json.get();
+    // A comma stands before every number but the first.
+    let most = 1 + json.bytes().filter(|byte| *byte == b',').count();
+    let mut numbers = memory::reserve(most)?;
+    Flatten(&mut numbers)
+        .deserialize(&mut serde_json::Deserializer::from_str(json))
+        .map_err(|e| ApiError::malformed(format!("data must be a list of numbers: {e}")))?;
+    Ok(numbers)
+}
+
+/// Into memory that is there.
 struct Flatten<'a>(&'a mut Vec<f64>);
 
 impl<'de> DeserializeSeed<'de> for Flatten<'_> {
@@ -142,4 +207,42 @@ impl<'de> Visitor<'de> for Flatten<'_> {
         while list.next_element_seed(Flatten(self.0))?.is_some() {}
         Ok(())
     }
+}
+
+/// The longest string of a request's JSON, and its deepest nesting: what serde_json keeps of them is in memory that it cannot
+/// be refused.
+const MAX_STRING: usize = 64 << 10;
+const MAX_DEPTH: usize = 64;
+
+/// Looks whether JSON keeps these limits. Whether it is JSON at all is found out later.
+///
+/// # Errors
+/// [`ApiError::Malformed`].
+pub(super) fn check_limits(json: &[u8]) -> Result<(), ApiError> {
+    let (mut depth, mut string_start, mut is_escaped) = (0usize, None, false);
+    for (place, byte) in json.iter().enumerate() {
+        if let Some(start) = string_start {
+            if is_escaped {
+                is_escaped = false;
+            } else if *byte == b'\\' {
+                is_escaped = true;
+            } else if *byte == b'"' {
+                string_start = None;
+            }
+            if place - start > MAX_STRING {
+                return Err(ApiError::malformed(format!("a string is longer than {MAX_STRING} bytes")));
+            }
+            continue;
+        }
+        match byte {
+            b'"' => string_start = Some(place),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(ApiError::malformed(format!("the request is nested deeper than {MAX_DEPTH}")));
+        }
+    }
+    Ok(())
 }

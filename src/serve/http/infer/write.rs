@@ -8,6 +8,8 @@ use axum::response::Response;
 
 use super::HEADER_LEN;
 use super::wire::{self, DataLocation};
+use crate::error::InputError;
+use crate::memory;
 use crate::serve::core::body::ResponseBody;
 use crate::serve::core::error::ApiError;
 use crate::serve::core::metadata::{MODEL, VERSION};
@@ -21,12 +23,14 @@ const JSON_FLOAT_BYTES: u64 = 16;
 pub(super) fn write(parts: &ResponseParts) -> Result<Response, ApiError> {
     let ResponseParts { id, outputs: requested, encoded, place } = *parts;
     let mut pieces = VecDeque::from([Bytes::new()]);
-    let mut outputs = Vec::new();
+    let (mut outputs, mut json_bytes) = (Vec::new(), 0);
     for (OutputTensor { name, datatype, shape, values }, transport) in requested.tensors(encoded) {
         let (parameters, data) = match transport {
             OutputTransport::Json => {
                 if let Values::Floats(values) = values {
-                    place.hold(JSON_FLOAT_BYTES.saturating_mul(values.len() as u64))?;
+                    let bytes = JSON_FLOAT_BYTES.saturating_mul(values.len() as u64);
+                    place.hold(bytes)?;
+                    json_bytes += bytes;
                 }
                 (None, Some(values))
             }
@@ -56,8 +60,12 @@ pub(super) fn write(parts: &ResponseParts) -> Result<Response, ApiError> {
         parameters: wire::ResponseParameters { content_hash: encoded.content_hash().to_string() },
         outputs,
     };
-    let json =
-        serde_json::to_vec(&response).map_err(|_| ApiError::Dropped { reason: "the response has no JSON form" })?;
+    let mut json = memory::Writer::default();
+    serde_json::to_writer(&mut json, &response).map_err(|error| match error.io_error_kind() {
+        Some(_) => InputError::OutOfMemory { bytes: json_bytes }.into(),
+        None => ApiError::Dropped { reason: "the response has no JSON form" },
+    })?;
+    let json = json.0;
     let json_len = json.len();
     pieces[0] = json.into();
     let is_binary = pieces.len() > 1;
