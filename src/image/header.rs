@@ -10,7 +10,8 @@ pub struct Header {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// The most bytes that [`Image::decode`](super::Image::decode) takes at a time, the decoded picture among them.
+    /// The most bytes that [`Image::decode`](super::Image::decode) takes at a time, the decoded picture among them. A
+    /// lossless WebP that was made for it can take more.
     pub decoding_bytes: u64,
 }
 

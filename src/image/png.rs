@@ -28,7 +28,7 @@ pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header> {
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Result<Image> {
     let (decoder, Header { width, height, decoding_bytes }) = read_header(bytes, limits, interrupt)?;
-    require_memory(decoding_bytes)?;
+    require_memory(decoding_bytes + DECODER_BYTES)?;
     let mut reader = decoder.read_info().map_err(refuse)?;
     let line_len = reader.output_line_size(width as u32).unwrap_or(0);
     let mut samples = memory::zeroed::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
@@ -83,7 +83,7 @@ fn decoding_bytes(info: &Info, file_len: usize) -> u64 {
     let wide = pixels * if info.bit_depth == BitDepth::Sixteen { info.color_type.samples() as u64 } else { 0 };
     let made = pixels * if info.color_type == ColorType::Rgb { 0 } else { 3 + 1 };
     let chunks = 2 * file_len.min(MAX_DECODER_BYTES) as u64;
-    line_len * u64::from(info.height) + wide + made + chunks + 8 * line_len + DECODER_BYTES
+    line_len * u64::from(info.height) + wide + made + chunks + 8 * line_len
 }
 
 /// 16-bit samples are stored high byte first; Pillow keeps the high byte.

@@ -17,12 +17,13 @@ const FORMAT: &str = "WebP";
 /// Reads between two looks at the interrupt. A lossless picture is read a symbol at a time.
 const READS_BETWEEN_CHECKS: u32 = 1 << 12;
 
-/// A lossless picture's prefix codes are tables of 4 KiB at most, which take 8 bytes of the file or more, and there are five
-/// in each of 65,536 groups at most.
-const MAX_TABLES_BYTES: u64 = 5 * (4 << 10) * (1 << 16);
-const MAX_TABLE_BYTES_A_BYTE: u64 = 512;
-/// The same in files that encoders write.
-const TABLE_BYTES_A_BYTE: u64 = 16;
+/// What the prefix codes of a lossless picture take is not known from its header. The decoder makes of a code a table of 4 KiB
+/// at most and, where it is longer than ten bits, a tree of 32 bytes a symbol. That is 640 bytes at most for each byte that
+/// tells of it, and 110 KB for a group of five codes; there are 65,536 groups at most.
+const MAX_CODE_BYTES_A_BYTE: u64 = 640;
+const MAX_CODE_BYTES: u64 = 110_000 * 65_536;
+/// The same in files that nobody made to need more: libwebp writes 2,600 groups at most.
+const USUAL_CODE_BYTES: u64 = 64 << 20;
 
 /// A partition of a lossy picture says its length, of 24 bits, and is made room for before it is read.
 const MAX_PARTITION_BYTES: u64 = 1 << 24;
@@ -30,8 +31,8 @@ const MAX_PARTITION_BYTES: u64 = 1 << 24;
 pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header> {
     let bytes = with_true_alpha_flag(bytes)?;
     let (decoder, width, height) = read_header(&bytes, limits, Interrupt::NEVER)?;
-    let tables = TABLE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(MAX_TABLES_BYTES);
-    Ok(Header { width, height, decoding_bytes: pixel_bytes(&decoder) + tables })
+    let codes = MAX_CODE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(USUAL_CODE_BYTES);
+    Ok(Header { width, height, decoding_bytes: pixel_bytes(&decoder) + codes })
 }
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Result<Image> {
@@ -40,8 +41,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Res
     if decoder.is_animated() {
         return first_frame(&bytes, width, height, interrupt);
     }
-    let tables = MAX_TABLE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(MAX_TABLES_BYTES);
-    require_memory(pixel_bytes(&decoder) + tables + MAX_PARTITION_BYTES + 2 * bytes.len() as u64)?;
+    let codes = MAX_CODE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(MAX_CODE_BYTES);
+    require_memory(pixel_bytes(&decoder) + codes + MAX_PARTITION_BYTES + 2 * bytes.len() as u64)?;
     let mut samples = memory::zeroed::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
     if !decoder.has_alpha() {
