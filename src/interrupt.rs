@@ -16,8 +16,8 @@ impl<'a> Interrupt<'a> {
     /// Work that goes on to its end.
     pub const NEVER: Self = Self { condition: None };
 
-    /// Work ends once this is true, and it stays true from then on. It is asked some ten thousand times a second, so it
-    /// may look at a flag or a clock and must not wait.
+    /// Work ends once this is true, and it stays true from then on. It is asked up to a hundred thousand times a
+    /// second, so it may look at a flag or a clock and must not wait.
     pub fn when(condition: &'a (dyn Fn() -> bool + Sync)) -> Self {
         Self { condition: Some(condition) }
     }

@@ -19,10 +19,11 @@ impl Image {
         Self::decode_until(bytes, limits, Interrupt::NEVER)
     }
 
-    /// [`decode`](Self::decode), which ends early once nobody waits for the picture. JPEG and PNG end within milliseconds,
-    /// whatever the picture: they look between rows, and where all of a JPEG is read before its first row, between scans and
-    /// within them. WebP looks while it reads, but computes for some time without reading: a lossy one until all its
-    /// pixels are there, a lossless one in each of up to four passes over them.
+    /// [`decode`](Self::decode), which ends early once nobody waits for the picture. PNG and most JPEGs end within
+    /// milliseconds: they look between rows. Where all of a JPEG is read before its first row, it looks between scans and
+    /// within them, but not within what has no data: about 2 ms for a megapixel. WebP looks while it reads, and computes for
+    /// some time without reading: a lossless one in each of up to four passes over its pixels, about 10 ms for a megapixel,
+    /// a lossy one until all are there, 20 to 60.
     ///
     /// # Errors
     /// Those of [`decode`](Self::decode), and [`ImageError::Interrupted`].

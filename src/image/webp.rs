@@ -30,8 +30,8 @@ const MAX_PARTITION_BYTES: u64 = 1 << 24;
 
 pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header> {
     let bytes = with_true_alpha_flag(bytes)?;
-    let (decoder, width, height) = read_header(&bytes, limits, Interrupt::NEVER)?;
-    let codes = MAX_CODE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(USUAL_CODE_BYTES);
+    let (mut decoder, width, height) = read_header(&bytes, limits, Interrupt::NEVER)?;
+    let codes = code_bytes(&mut decoder, bytes.len()).min(USUAL_CODE_BYTES);
     Ok(Header { width, height, decoding_bytes: pixel_bytes(&decoder) + codes })
 }
 
@@ -41,7 +41,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Res
     if decoder.is_animated() {
         return first_frame(&bytes, width, height, interrupt);
     }
-    let codes = MAX_CODE_BYTES_A_BYTE.saturating_mul(bytes.len() as u64).min(MAX_CODE_BYTES);
+    let codes = code_bytes(&mut decoder, bytes.len());
     require_memory(pixel_bytes(&decoder) + codes + MAX_PARTITION_BYTES + 2 * bytes.len() as u64)?;
     let mut samples = memory::zeroed::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
@@ -78,6 +78,14 @@ fn pixel_bytes(decoder: &WebPDecoder<Input>) -> u64 {
     let bytes_a_pixel = if decoder.has_alpha() || decoder.is_animated() { 4 + 7 } else { 3 + 5 };
     // Planes are whole macroblocks of 16 by 16.
     u64::from(width).next_multiple_of(16) * u64::from(height).next_multiple_of(16) * bytes_a_pixel
+}
+
+/// The most that prefix codes can take; a lossy picture has some where its alpha is lossless.
+fn code_bytes(decoder: &mut WebPDecoder<Input>, file_len: usize) -> u64 {
+    if decoder.is_lossy() && !decoder.has_alpha() && !decoder.is_animated() {
+        return 0;
+    }
+    MAX_CODE_BYTES_A_BYTE.saturating_mul(file_len as u64).min(MAX_CODE_BYTES)
 }
 
 /// Where the chunks start, and where the flags of `VP8X` stand, always the first chunk of a file that has one.
