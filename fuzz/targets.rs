@@ -25,7 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 ];
 
 /// Small enough that a run stays in a few megabytes.
-const LIMITS: Limits = Limits { max_side: 2048, max_pixels: 1 << 18 };
+const LIMITS: Limits = Limits { max_side: 2048, max_pixels: 1 << 18, max_scans: 100 };
 
 /// A header is read or refused.
 pub fn image_header(bytes: &[u8]) {

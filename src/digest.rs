@@ -5,6 +5,10 @@ use std::fmt;
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
+use crate::error::{ImageError, Result};
+use crate::interrupt::Interrupt;
+use crate::memory;
+
 /// Bytes that are hashed in one piece. Large enough that a piece's own hash costs nothing, small enough that a picture's
 /// pixels keep several cores busy.
 const PIECE: usize = 1 << 18;
@@ -22,6 +26,21 @@ impl Digest {
     pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         let pieces: Vec<[u8; 32]> = bytes.par_chunks(PIECE).map(|piece| Sha256::digest(piece).into()).collect();
         Self(Sha256::digest(pieces.as_flattened()).into())
+    }
+
+    /// [`of_bytes`](Self::of_bytes), which ends early once nobody waits for it.
+    ///
+    /// # Errors
+    /// [`ImageError::Interrupted`](crate::error::ImageError::Interrupted),
+    /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
+    pub(crate) fn of_bytes_until(bytes: &[u8], interrupt: Interrupt) -> Result<Self> {
+        let mut pieces = memory::zeroed::<[u8; 32]>(bytes.len().div_ceil(PIECE))?;
+        pieces.par_iter_mut().zip(bytes.par_chunks(PIECE)).try_for_each(|(digest, piece)| {
+            interrupt.check()?;
+            *digest = Sha256::digest(piece).into();
+            Ok::<_, ImageError>(())
+        })?;
+        Ok(Self(Sha256::digest(pieces.as_flattened()).into()))
     }
 
     /// One digest for several; of one, itself.
@@ -98,6 +117,16 @@ mod tests {
         swapped[..2 * PIECE].rotate_left(PIECE);
         assert_ne!(Digest::of_bytes(&swapped), whole);
         assert_ne!(Digest::of_bytes(&bytes[..bytes.len() - 1]), whole);
+    }
+
+    #[test]
+    fn a_digest_that_can_end_early_is_the_same() {
+        for len in [0, 1, PIECE, 2 * PIECE + 3] {
+            let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            assert_eq!(Digest::of_bytes_until(&bytes, Interrupt::NEVER).unwrap(), Digest::of_bytes(&bytes));
+            let ended = Digest::of_bytes_until(&bytes, Interrupt::when(&|| true));
+            assert_eq!(ended.is_ok(), len == 0, "{ended:?}");
+        }
     }
 
     #[test]

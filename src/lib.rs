@@ -19,6 +19,7 @@ mod embeddings_file;
 pub mod encoder;
 pub mod error;
 pub mod image;
+mod interrupt;
 mod memory;
 pub mod plan;
 #[cfg(feature = "serve")]

@@ -1,8 +1,11 @@
 //! What decides the bits of an encoder's results, as one number.
 
+use std::convert::Infallible;
+
 use super::Encoder;
 use crate::digest::{Digest, Fields};
-use crate::image::{Image, Preprocessor};
+use crate::error::Error;
+use crate::image::{Image, Interrupt, Preprocessor};
 
 /// The digest of all that decides an encoder's bits but its input: the engine's version, the weights, the configuration,
 /// the semantics, the element types, and the numerics of where it computes. Two encoders of one identity give the same
@@ -69,12 +72,26 @@ impl super::Pixels<'_> {
 impl Image {
     /// The digest of a picture's pixels: its size, colours and alpha, whichever file they came in.
     pub fn digest(&self) -> Digest {
+        let Ok(digest) = self.digest_of(|bytes| Ok::<_, Infallible>(Digest::of_bytes(bytes)));
+        digest
+    }
+
+    /// [`digest`](Self::digest), which ends within milliseconds once nobody waits for it.
+    ///
+    /// # Errors
+    /// [`ImageError::Interrupted`](crate::error::ImageError::Interrupted),
+    /// [`InputError::OutOfMemory`](crate::error::InputError::OutOfMemory).
+    pub fn digest_until(&self, interrupt: Interrupt) -> Result<Digest, Error> {
+        self.digest_of(|bytes| Digest::of_bytes_until(bytes, interrupt))
+    }
+
+    fn digest_of<E>(&self, of_bytes: impl Fn(&[u8]) -> Result<Digest, E>) -> Result<Digest, E> {
         let mut fields = Fields::of("image");
         fields.add([self.width() as u64, self.height() as u64].map(u64::to_le_bytes).as_flattened());
-        fields.add(Digest::of_bytes(self.rgb()).as_bytes());
+        fields.add(of_bytes(self.rgb())?.as_bytes());
         if let Some(alpha) = self.alpha() {
-            fields.add(Digest::of_bytes(alpha).as_bytes());
+            fields.add(of_bytes(alpha)?.as_bytes());
         }
-        fields.finish()
+        Ok(fields.finish())
     }
 }

@@ -58,6 +58,17 @@ pub enum ImageError {
         /// The feature.
         feature: String,
     },
+    /// A JPEG has more scans than the limits allow; found before any of them is decoded.
+    #[error("{found} scans are beyond the limit of {max_scans}")]
+    TooManyScans {
+        /// Scans of the file.
+        found: usize,
+        /// The most scans a picture may have.
+        max_scans: usize,
+    },
+    /// The caller's [`Interrupt`](crate::image::Interrupt) ended the work.
+    #[error("the work on the picture was given up: nobody waits for it any more")]
+    Interrupted,
     /// Pictures have three channels; the model wants another number.
     #[error("the model wants {expected} channels, pictures have 3; pass pixel tensors instead")]
     Channels {
@@ -86,7 +97,9 @@ impl ImageError {
         match self {
             Self::InFile { source, .. } => source.kind(),
             Self::UnknownFormat { .. } | Self::Unsupported { .. } => ErrorKind::ImageFormat,
-            Self::TooLarge { .. } => ErrorKind::ImageTooLarge,
+            Self::TooLarge { .. } | Self::TooManyScans { .. } => ErrorKind::ImageTooLarge,
+            // Only who interrupts sees it, and has an answer of its own.
+            Self::Interrupted => ErrorKind::Unavailable,
             Self::Empty { .. } | Self::Damaged { .. } | Self::Channels { .. } | Self::TooNarrow { .. } => {
                 ErrorKind::Image
             }

@@ -7,14 +7,18 @@ use crate::error::{ImageError, Result};
 pub struct Limits {
     /// The most pixels a side may have.
     pub max_side: usize,
-    /// The most pixels a picture may have. Decoding takes 3 to 16 bytes a pixel.
+    /// The most pixels a picture may have. Decoding takes 4 to 16 bytes a pixel.
     pub max_pixels: usize,
+    /// The most scans a JPEG may have that is stored in several, as a progressive one is: each costs a pass over the whole
+    /// picture, however few its bytes.
+    pub max_scans: usize,
 }
 
 impl Default for Limits {
-    /// 65,535 pixels a side, the most a JPEG can state, and 178,956,970 in all, beyond which Pillow refuses too.
+    /// 65,535 pixels a side, the most a JPEG can state, and 178,956,970 in all, beyond which Pillow refuses too. 100 scans:
+    /// encoders write about ten.
     fn default() -> Self {
-        Self { max_side: 65_535, max_pixels: 178_956_970 }
+        Self { max_side: 65_535, max_pixels: 178_956_970, max_scans: 100 }
     }
 }
 

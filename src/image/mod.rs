@@ -9,7 +9,10 @@
 
 mod canvas;
 mod decode;
+mod header;
+mod input;
 mod jpeg;
+mod jpeg_scans;
 mod limits;
 mod picture;
 mod png;
@@ -20,7 +23,9 @@ mod tiles;
 mod webp;
 mod weights;
 
+pub use crate::interrupt::Interrupt;
 pub use canvas::{Canvas, choose_canvas};
+pub use header::Header;
 pub use limits::Limits;
 pub use picture::Image;
 pub use preprocess::Preprocess;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::error::{ImageError, InputError, Result};
+use crate::interrupt::Interrupt;
 use crate::memory;
 
 /// A decoded picture in 8-bit RGB, and its alpha if it has any.
@@ -82,12 +83,21 @@ impl Image {
     /// # Errors
     /// [`InputError::OutOfMemory`].
     pub fn over_white(&self) -> Result<Cow<'_, [u8]>> {
+        self.over_white_until(Interrupt::NEVER)
+    }
+
+    /// [`over_white`](Self::over_white), or [`ImageError::Interrupted`].
+    pub(super) fn over_white_until(&self, interrupt: Interrupt) -> Result<Cow<'_, [u8]>> {
         let Some(alpha) = &self.alpha else {
             return Ok(Cow::Borrowed(&self.rgb));
         };
-        let pixels = self.rgb.as_chunks::<3>().0.iter().zip(alpha);
-        let over_white = pixels.map(|(rgb, &alpha)| rgb.map(|level| level_over_white(level, alpha)));
-        Ok(Cow::Owned(memory::collect(over_white)?.into_flattened()))
+        let mut over_white = memory::reserve(alpha.len())?;
+        for (rgb, alpha) in self.rgb.as_chunks::<3>().0.chunks(self.width).zip(alpha.chunks(self.width)) {
+            interrupt.check()?;
+            let pixels = rgb.iter().zip(alpha);
+            over_white.extend(pixels.map(|(rgb, &alpha)| rgb.map(|level| level_over_white(level, alpha))));
+        }
+        Ok(Cow::Owned(over_white.into_flattened()))
     }
 }
 

@@ -1,12 +1,13 @@
 //! PNG of every colour type, in the values Pillow gives them.
 
-use std::io::Cursor;
-
-use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Reader, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Transformations};
 
 use crate::error::{ImageError, Result};
+use crate::image::header::Header;
+use crate::image::input::Input;
 use crate::image::limits::Limits;
 use crate::image::picture::Image;
+use crate::interrupt::Interrupt;
 use crate::memory;
 
 const FORMAT: &str = "PNG";
@@ -15,31 +16,40 @@ const FORMAT: &str = "PNG";
 /// 65,535 pixels of 8 bytes under the default limits, twice.
 const MAX_DECODER_BYTES: usize = 64 << 20;
 
-pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)> {
-    Ok(read_header(bytes, limits)?.1)
+/// What the decoder takes whatever the file: the window and the tables of its decompressor, and lines until they are read.
+const DECODER_BYTES: u64 = 1 << 20;
+
+/// Reads between two looks at the interrupt: after each the decoder decompresses 8 KiB at most.
+const READS_BETWEEN_CHECKS: u32 = 1;
+
+pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header> {
+    Ok(read_header(bytes, limits, Interrupt::NEVER)?.1)
 }
 
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
-    let (mut reader, (width, height)) = read_header(bytes, limits)?;
+pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Result<Image> {
+    let (decoder, Header { width, height, decoding_bytes }) = read_header(bytes, limits, interrupt)?;
+    memory::require(decoding_bytes + DECODER_BYTES)?;
+    let mut reader = decoder.read_info().map_err(refuse)?;
     let line_len = reader.output_line_size(width as u32).unwrap_or(0);
     let mut samples = memory::zeroed::<u8>(reader.output_buffer_size().unwrap_or(usize::MAX))?;
     reader.next_frame(&mut samples).map_err(refuse)?;
     let info = reader.info();
+    let lines = || samples.chunks_exact(line_len);
     let (colors, alpha): Samples = match info.color_type {
-        ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth)?, None),
-        ColorType::Grayscale => look_up(&levels(info), &samples, line_len, [width, height], info)?,
-        ColorType::Indexed => look_up(&palette(info), &samples, line_len, [width, height], info)?,
+        ColorType::Rgb => return Image::new(width, height, high_bytes(samples, info.bit_depth, interrupt)?, None),
+        ColorType::Grayscale => look_up(&levels(info), lines(), [width, height], info, interrupt)?,
+        ColorType::Indexed => look_up(&palette(info), lines(), [width, height], info, interrupt)?,
         ColorType::GrayscaleAlpha => {
-            let samples = high_bytes(samples, info.bit_depth)?;
-            let pixels = samples.as_chunks().0.iter();
-            let colors = memory::collect(pixels.clone().map(|&[level, _]| [level; 3]))?;
-            (colors, Some(memory::collect(pixels.map(|&[_, alpha]| alpha))?))
+            let samples = high_bytes(samples, info.bit_depth, interrupt)?;
+            let pixels = samples.as_chunks().0;
+            let colors = interrupt.map(pixels, |&[level, _]| [level; 3])?;
+            (colors, Some(interrupt.map(pixels, |&[_, alpha]| alpha)?))
         }
         ColorType::Rgba => {
-            let samples = high_bytes(samples, info.bit_depth)?;
-            let pixels = samples.as_chunks().0.iter();
-            let colors = memory::collect(pixels.clone().map(|&[r, g, b, _]| [r, g, b]))?;
-            (colors, Some(memory::collect(pixels.map(|&[_, _, _, alpha]| alpha))?))
+            let samples = high_bytes(samples, info.bit_depth, interrupt)?;
+            let pixels = samples.as_chunks().0;
+            let colors = interrupt.map(pixels, |&[r, g, b, _]| [r, g, b])?;
+            (colors, Some(interrupt.map(pixels, |&[_, _, _, alpha]| alpha)?))
         }
     };
     Image::new(width, height, colors.into_flattened(), alpha)
@@ -48,26 +58,38 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
 /// Colours, and alpha where there is any.
 type Samples = (Vec<[u8; 3]>, Option<Vec<u8>>);
 
-type Header<'a> = (Reader<Cursor<&'a [u8]>>, (usize, usize));
-
-fn read_header<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Header<'a>> {
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: MAX_DECODER_BYTES });
+/// A decoder that stands behind the header.
+fn read_header<'a>(bytes: &'a [u8], limits: &Limits, interrupt: Interrupt<'a>) -> Result<(Decoder<Input<'a>>, Header)> {
+    let input = Input::new(bytes, interrupt, READS_BETWEEN_CHECKS);
+    let mut decoder = Decoder::new_with_limits(input, png::Limits { bytes: MAX_DECODER_BYTES });
     decoder.set_transformations(Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let info = decoder.read_header_info().map_err(refuse)?;
-    let size = limits.check(info.width.into(), info.height.into())?;
+    let (width, height) = limits.check(info.width.into(), info.height.into())?;
     if info.color_type == ColorType::Grayscale && info.bit_depth == BitDepth::Sixteen {
         // Pillow clips such values at 255, which leaves a white picture; the user is better told.
         return Err(ImageError::Unsupported { format: FORMAT, feature: "16 bits of grey".to_string() }.into());
     }
-    Ok((decoder.read_info().map_err(refuse)?, size))
+    let decoding_bytes = decoding_bytes(info, bytes.len());
+    Ok((decoder, Header { width, height, decoding_bytes }))
+}
+
+/// The samples, what is made of them, and what the decoder takes: its own copies of chunks, each at most as long as the file,
+/// and of lines.
+fn decoding_bytes(info: &Info, file_len: usize) -> u64 {
+    let line_len = info.raw_row_length() as u64;
+    let pixels = u64::from(info.width) * u64::from(info.height);
+    let wide = pixels * if info.bit_depth == BitDepth::Sixteen { info.color_type.samples() as u64 } else { 0 };
+    let made = pixels * if info.color_type == ColorType::Rgb { 0 } else { 3 + 1 };
+    let chunks = 2 * file_len.min(MAX_DECODER_BYTES) as u64;
+    line_len * u64::from(info.height) + wide + made + chunks + 8 * line_len
 }
 
 /// 16-bit samples are stored high byte first; Pillow keeps the high byte.
-fn high_bytes(samples: Vec<u8>, depth: BitDepth) -> Result<Vec<u8>> {
+fn high_bytes(samples: Vec<u8>, depth: BitDepth, interrupt: Interrupt) -> Result<Vec<u8>> {
     match depth {
-        BitDepth::Sixteen => Ok(memory::collect(samples.as_chunks::<2>().0.iter().map(|&[high, _]| high))?),
+        BitDepth::Sixteen => interrupt.map(samples.as_chunks().0, |&[high, _]| high),
         _ => Ok(samples),
     }
 }
@@ -104,33 +126,35 @@ fn palette(info: &Info) -> Palette {
 }
 
 /// The colours of all samples, `[height, width]`, and their alpha.
-fn look_up(
+fn look_up<'a>(
     palette: &Palette,
-    samples: &[u8],
-    line_len: usize,
+    lines: impl Iterator<Item = &'a [u8]>,
     [width, height]: [usize; 2],
     info: &Info,
+    interrupt: Interrupt,
 ) -> Result<Samples> {
-    let unpacked = || unpack(samples, line_len, width, info.bit_depth as u8).map(usize::from);
     let mut colors = memory::reserve(width * height)?;
-    colors.extend(unpacked().map(|sample| palette.colors[sample]));
-    let Some(alphas) = palette.alphas else { return Ok((colors, None)) };
-    let mut alpha = memory::reserve(width * height)?;
-    alpha.extend(unpacked().map(|sample| alphas[sample]));
-    Ok((colors, Some(alpha)))
+    let mut alpha = palette.alphas.map(|_| memory::reserve(width * height)).transpose()?;
+    for line in lines {
+        interrupt.check()?;
+        let unpacked = || unpack(line, width, info.bit_depth as u8).map(usize::from);
+        colors.extend(unpacked().map(|sample| palette.colors[sample]));
+        if let (Some(alpha), Some(alphas)) = (&mut alpha, &palette.alphas) {
+            alpha.extend(unpacked().map(|sample| alphas[sample]));
+        }
+    }
+    Ok((colors, alpha))
 }
 
 fn max_sample(depth: u8) -> u8 {
     ((1u16 << depth) - 1) as u8
 }
 
-/// Samples of `depth` bits (1, 2, 4 or 8), first in the high bits, each line starting on a byte.
-fn unpack(samples: &[u8], line_len: usize, width: usize, depth: u8) -> impl Iterator<Item = u8> {
+/// The samples of a line, of `depth` bits each (1, 2, 4 or 8), first in the high bits.
+fn unpack(line: &[u8], width: usize, depth: u8) -> impl Iterator<Item = u8> {
     let per_byte = 8 / usize::from(depth);
     let mask = max_sample(depth);
-    samples.chunks_exact(line_len).flat_map(move |line| {
-        (0..width).map(move |x| (line[x / per_byte] >> (8 - usize::from(depth) * (x % per_byte + 1))) & mask)
-    })
+    (0..width).map(move |x| (line[x / per_byte] >> (8 - usize::from(depth) * (x % per_byte + 1))) & mask)
 }
 
 fn refuse(error: DecodingError) -> ImageError {

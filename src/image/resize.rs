@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::image::weights::{self, PRECISION_BITS, Weights};
+use crate::interrupt::Interrupt;
 use crate::memory;
 
 /// Rows of the output that are computed together: enough that few input rows are resized twice, and few enough that
@@ -34,13 +35,19 @@ const ROWS_TOGETHER: usize = 16;
 /// # Panics
 /// If `rgb` is not of that shape or a side is 0.
 pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<u8>> {
-    let [[height, width], [new_height, _]] = [size, new_size];
+    resize_uint8_until(rgb, [size, new_size], Interrupt::NEVER)
+}
+
+/// [`resize_uint8`] from the first of `sizes` to the second, or [`ImageError::Interrupted`](crate::error::ImageError).
+pub(super) fn resize_uint8_until(rgb: &[u8], sizes: [[usize; 2]; 2], interrupt: Interrupt) -> Result<Vec<u8>> {
+    let [[height, width], [new_height, new_width]] = sizes;
     // Pillow's Image.resize goes down the columns first where the picture is more than 100 times as high as wide.
     if height > width.saturating_mul(100) && new_height < height {
-        let shrunk = resize(FixedPoint, rgb, size, [new_height, width])?;
-        return resize(FixedPoint, &shrunk, [new_height, width], new_size);
+        let shrunk_size = [new_height, width];
+        let shrunk = resize(FixedPoint, rgb, [[height, width], shrunk_size], interrupt)?;
+        return resize(FixedPoint, &shrunk, [shrunk_size, [new_height, new_width]], interrupt);
     }
-    resize(FixedPoint, rgb, size, new_size)
+    resize(FixedPoint, rgb, sizes, interrupt)
 }
 
 /// torchvision's `resize(antialias=True)` of float32 pixels, whose value for each level is in `values`.
@@ -57,7 +64,17 @@ pub fn resize_uint8(rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Resul
 /// # Panics
 /// If `rgb` is not of that shape or a side is 0.
 pub fn resize_float32(rgb: &[u8], values: &[f32; 256], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<f32>> {
-    resize(Float { values }, rgb, size, new_size)
+    resize_float32_until(rgb, values, [size, new_size], Interrupt::NEVER)
+}
+
+/// [`resize_float32`] from the first of `sizes` to the second, or [`ImageError::Interrupted`](crate::error::ImageError).
+pub(super) fn resize_float32_until(
+    rgb: &[u8],
+    values: &[f32; 256],
+    sizes: [[usize; 2]; 2],
+    interrupt: Interrupt,
+) -> Result<Vec<f32>> {
+    resize(Float { values }, rgb, sizes, interrupt)
 }
 
 /// How sums are formed, and what is kept between the two directions.
@@ -66,7 +83,7 @@ trait Arithmetic: Copy + Send + Sync {
     type Pixel: Copy + Default + Zeroable + Send + Sync;
     const START: Self::Sum;
 
-    fn weights(in_len: usize, out_len: usize) -> Weights<Self::Sum>;
+    fn weights(in_len: usize, out_len: usize) -> Result<Weights<Self::Sum>>;
     fn pixel(self, level: u8) -> Self::Pixel;
     fn widen(pixel: Self::Pixel) -> Self::Sum;
     /// Of `num_weights`, the first that are added by [`add`](Self::add); the others are by
@@ -85,7 +102,7 @@ impl Arithmetic for FixedPoint {
     type Pixel = u8;
     const START: i32 = 1 << (PRECISION_BITS - 1);
 
-    fn weights(in_len: usize, out_len: usize) -> Weights<i32> {
+    fn weights(in_len: usize, out_len: usize) -> Result<Weights<i32>> {
         weights::fixed_point(in_len, out_len)
     }
 
@@ -130,7 +147,7 @@ impl Arithmetic for Float<'_> {
     type Pixel = f32;
     const START: f32 = 0.0;
 
-    fn weights(in_len: usize, out_len: usize) -> Weights<f32> {
+    fn weights(in_len: usize, out_len: usize) -> Result<Weights<f32>> {
         weights::float(in_len, out_len)
     }
 
@@ -167,23 +184,29 @@ impl Arithmetic for Float<'_> {
     }
 }
 
-fn resize<A: Arithmetic>(arithmetic: A, rgb: &[u8], size: [usize; 2], new_size: [usize; 2]) -> Result<Vec<A::Pixel>> {
-    let [height, width] = size;
-    let [new_height, new_width] = new_size;
+fn resize<A: Arithmetic>(
+    arithmetic: A,
+    rgb: &[u8],
+    sizes: [[usize; 2]; 2],
+    interrupt: Interrupt,
+) -> Result<Vec<A::Pixel>> {
+    let [[height, width], [new_height, new_width]] = sizes;
     assert_eq!(rgb.len(), height * width * 3, "rgb must be [height, width, 3]");
     let plan = Plan {
         arithmetic,
         rgb,
         row_len: width * 3,
         new_row_len: new_width * 3,
-        across: (width != new_width).then(|| A::weights(width, new_width)),
-        down: (height != new_height).then(|| A::weights(height, new_height)),
+        across: (width != new_width).then(|| A::weights(width, new_width)).transpose()?,
+        down: (height != new_height).then(|| A::weights(height, new_height)).transpose()?,
+        interrupt,
     };
     let mut resized = memory::zeroed(new_height * plan.new_row_len)?;
     let arch = pulp::Arch::new();
-    resized.par_chunks_mut(BAND_HEIGHT * plan.new_row_len).enumerate().for_each(|(band, output)| {
-        arch.dispatch(Band { plan: &plan, first: band * BAND_HEIGHT, output });
-    });
+    resized
+        .par_chunks_mut(BAND_HEIGHT * plan.new_row_len)
+        .enumerate()
+        .try_for_each(|(band, output)| arch.dispatch(Band { plan: &plan, first: band * BAND_HEIGHT, output }))?;
     Ok(resized)
 }
 
@@ -195,45 +218,49 @@ struct Plan<'a, A: Arithmetic> {
     new_row_len: usize,
     across: Option<Weights<A::Sum>>,
     down: Option<Weights<A::Sum>>,
+    interrupt: Interrupt<'a>,
 }
 
 impl<A: Arithmetic> Plan<'_, A> {
     /// Computes whole rows of the output from row `first` on; `output` is `[rows, new width, 3]`.
     #[inline(always)]
-    fn resize_band(&self, first: usize, output: &mut [A::Pixel]) {
+    fn resize_band(&self, first: usize, output: &mut [A::Pixel]) -> Result<()> {
         let range = first..first + output.len() / self.new_row_len;
         let Some(down) = &self.down else {
             return self.resize_across(range, output);
         };
         let inputs = down.inputs(range.clone());
-        let mut rows = vec![A::Pixel::default(); inputs.len() * self.new_row_len];
-        self.resize_across(inputs.clone(), &mut rows);
+        let mut rows = memory::zeroed(inputs.len() * self.new_row_len)?;
+        self.resize_across(inputs.clone(), &mut rows)?;
 
-        let mut sums = vec![A::START; self.new_row_len];
+        let mut sums = memory::collect(std::iter::repeat_n(A::START, self.new_row_len))?;
         for (k, output) in range.zip(output.chunks_exact_mut(self.new_row_len)) {
+            self.interrupt.check()?;
             let (first, weights) = down.of(k);
             sum_rows::<A>(&mut sums, &rows[(first - inputs.start) * self.new_row_len..], weights);
             for (pixel, &sum) in output.iter_mut().zip(&sums) {
                 *pixel = A::round(sum);
             }
         }
+        Ok(())
     }
 
     /// Resizes the rows `range` of the input across; `output` is `[rows, new width, 3]`.
     #[inline(always)]
-    fn resize_across(&self, range: Range<usize>, output: &mut [A::Pixel]) {
+    fn resize_across(&self, range: Range<usize>, output: &mut [A::Pixel]) -> Result<()> {
         let input = &self.rgb[range.start * self.row_len..range.end * self.row_len];
         let Some(across) = &self.across else {
             for (pixel, &level) in output.iter_mut().zip(input) {
                 *pixel = self.arithmetic.pixel(level);
             }
-            return;
+            return Ok(());
         };
         // Columns of several rows are summed as rows are: `[width, 3, ROWS_TOGETHER]`.
-        let mut columns = vec![A::Pixel::default(); self.row_len * ROWS_TOGETHER];
+        let mut columns = memory::zeroed(self.row_len * ROWS_TOGETHER)?;
         let mut sums = [A::START; 3 * ROWS_TOGETHER];
         let row_groups = input.chunks(ROWS_TOGETHER * self.row_len);
         for (rows, output) in row_groups.zip(output.chunks_mut(ROWS_TOGETHER * self.new_row_len)) {
+            self.interrupt.check()?;
             self.transpose(rows, &mut columns);
             for k in 0..self.new_row_len / 3 {
                 let (first, weights) = across.of(k);
@@ -245,6 +272,7 @@ impl<A: Arithmetic> Plan<'_, A> {
                 }
             }
         }
+        Ok(())
     }
 
     /// `rows`, at most `[ROWS_TOGETHER, width, 3]`, to `[width, 3, ROWS_TOGETHER]`; rows that are not there keep what
@@ -290,10 +318,10 @@ struct Band<'a, A: Arithmetic> {
 }
 
 impl<A: Arithmetic> pulp::WithSimd for Band<'_, A> {
-    type Output = ();
+    type Output = Result<()>;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.plan.resize_band(self.first, self.output);
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Result<()> {
+        self.plan.resize_band(self.first, self.output)
     }
 }

@@ -10,7 +10,8 @@ use crate::image::canvas::{Canvas, choose_canvas};
 use crate::image::picture::Image;
 use crate::image::preprocess::Preprocess;
 use crate::image::processor_config::ProcessorConfig;
-use crate::image::resize::{resize_float32, resize_uint8};
+use crate::image::resize::{resize_float32_until, resize_uint8_until};
+use crate::interrupt::Interrupt;
 use crate::memory;
 
 /// The mean of each channel that Llama 3.2 Vision was trained with, which is CLIP's.
@@ -121,24 +122,34 @@ impl Preprocessor {
     /// # Errors
     /// As [`choose_canvas`], and [`InputError::OutOfMemory`].
     pub fn tiles(&self, image: &Image) -> Result<Tiles> {
+        self.tiles_until(image, Interrupt::NEVER)
+    }
+
+    /// [`tiles`](Self::tiles), which end within milliseconds once nobody waits for them.
+    ///
+    /// # Errors
+    /// Those of [`tiles`](Self::tiles), and [`ImageError::Interrupted`].
+    pub fn tiles_until(&self, image: &Image, interrupt: Interrupt) -> Result<Tiles> {
         let canvas = self.canvas(image.width(), image.height())?;
-        let size = [image.height(), image.width()];
+        let sizes = [[image.height(), image.width()], canvas.resized];
         let pixels = match self.preprocess {
             Preprocess::Torchtune => {
-                let resized = resize_float32(image.rgb(), &unit_values(|value| value), size, canvas.resized)?;
-                self.cut(&canvas, &resized, |channel, value| (value - self.mean[channel]) / self.std[channel])?
+                let resized = resize_float32_until(image.rgb(), &unit_values(|value| value), sizes, interrupt)?;
+                self.cut(&canvas, &resized, interrupt, |channel, value| {
+                    (value - self.mean[channel]) / self.std[channel]
+                })?
             }
             Preprocess::TorchtuneBf16 => {
                 let [mean, std] = [self.mean, self.std].map(|values| values.map(round_to_bf16));
-                let resized = resize_float32(image.rgb(), &unit_values(round_to_bf16), size, canvas.resized)?;
-                self.cut(&canvas, &resized, |channel, value| {
+                let resized = resize_float32_until(image.rgb(), &unit_values(round_to_bf16), sizes, interrupt)?;
+                self.cut(&canvas, &resized, interrupt, |channel, value| {
                     round_to_bf16(round_to_bf16(round_to_bf16(value) - mean[channel]) / std[channel])
                 })?
             }
             Preprocess::Pil => {
                 let values = self.normalized_levels();
-                let resized = resize_uint8(&image.over_white()?, size, canvas.resized)?;
-                self.cut(&canvas, &resized, |channel, level| values[channel][usize::from(level)])?
+                let resized = resize_uint8_until(&image.over_white_until(interrupt)?, sizes, interrupt)?;
+                self.cut(&canvas, &resized, interrupt, |channel, level| values[channel][usize::from(level)])?
             }
         };
         Ok(Tiles { aspect_ratio: canvas.aspect_ratio, pixels })
@@ -160,13 +171,15 @@ impl Preprocessor {
         &self,
         canvas: &Canvas,
         resized: &[T],
+        interrupt: Interrupt,
         normalize: impl Fn(usize, T) -> f32 + Sync,
     ) -> Result<Vec<f32>> {
         let side = self.tile_size;
         let [height, width] = canvas.resized;
         let len = [3, side, side].iter().try_fold(canvas.num_tiles(), |len, &factor| len.checked_mul(factor));
         let mut pixels = memory::zeroed(len.ok_or(InputError::OutOfMemory { bytes: u64::MAX })?)?;
-        pixels.par_chunks_mut(side).with_min_len(ROWS_PER_TASK).enumerate().for_each(|(row, values)| {
+        pixels.par_chunks_mut(side).with_min_len(ROWS_PER_TASK).enumerate().try_for_each(|(row, values)| {
+            interrupt.check()?;
             let (tile, channel) = (row / side / 3, row / side % 3);
             let y = tile / canvas.aspect_ratio[1] * side + row % side;
             let x = tile % canvas.aspect_ratio[1] * side;
@@ -179,7 +192,8 @@ impl Preprocessor {
                 }
             }
             border.fill(normalize(channel, T::default()));
-        });
+            Ok::<_, ImageError>(())
+        })?;
         Ok(pixels)
     }
 }

@@ -1,50 +1,91 @@
 //! WebP, lossy, lossless and with alpha, in the values libwebp gives.
 
 use std::borrow::Cow;
-use std::io::Cursor;
 
 use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::{ImageError, Result};
+use crate::image::header::Header;
+use crate::image::input::Input;
 use crate::image::limits::Limits;
 use crate::image::picture::Image;
+use crate::interrupt::Interrupt;
 use crate::memory;
 
 const FORMAT: &str = "WebP";
 
-pub(super) fn dimensions(bytes: &[u8], limits: &Limits) -> Result<(usize, usize)> {
+/// Reads between two looks at the interrupt. A lossless picture is read a symbol at a time.
+const READS_BETWEEN_CHECKS: u32 = 1 << 12;
+
+/// What the prefix codes of a lossless picture take is not known from its header. The decoder makes of a code a table of 4 KiB
+/// at most and, where it is longer than ten bits, a tree of 32 bytes a symbol. That is 640 bytes at most for each byte that
+/// tells of it, and 110 KB for a group of five codes; there are 65,536 groups at most.
+const MAX_CODE_BYTES_A_BYTE: u64 = 640;
+const MAX_CODE_BYTES: u64 = 110_000 * 65_536;
+/// The same in files that nobody made to need more: libwebp writes 2,600 groups at most.
+const USUAL_CODE_BYTES: u64 = 64 << 20;
+
+/// A partition of a lossy picture says its length, of 24 bits, and is made room for before it is read.
+const MAX_PARTITION_BYTES: u64 = 1 << 24;
+
+pub(super) fn header(bytes: &[u8], limits: &Limits) -> Result<Header> {
     let bytes = with_true_alpha_flag(bytes)?;
-    Ok(read_header(&bytes, limits)?.1)
+    let (mut decoder, width, height) = read_header(&bytes, limits, Interrupt::NEVER)?;
+    let codes = code_bytes(&mut decoder, bytes.len()).min(USUAL_CODE_BYTES);
+    Ok(Header { width, height, decoding_bytes: pixel_bytes(&decoder) + codes })
 }
 
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
+pub(super) fn decode(bytes: &[u8], limits: &Limits, interrupt: Interrupt) -> Result<Image> {
     let bytes = with_true_alpha_flag(bytes)?;
-    let (mut decoder, (width, height)) = read_header(&bytes, limits)?;
+    let (mut decoder, width, height) = read_header(&bytes, limits, interrupt)?;
     if decoder.is_animated() {
-        return first_frame(&bytes, width, height);
+        return first_frame(&bytes, width, height, interrupt);
     }
+    let codes = code_bytes(&mut decoder, bytes.len());
+    memory::require(pixel_bytes(&decoder) + codes + MAX_PARTITION_BYTES + 2 * bytes.len() as u64)?;
     let mut samples = memory::zeroed::<u8>(decoder.output_buffer_size().unwrap_or(usize::MAX))?;
     decoder.read_image(&mut samples).map_err(refuse)?;
     if !decoder.has_alpha() {
         return Image::new(width, height, samples, None);
     }
     let pixels = samples.as_chunks::<4>().0;
-    let rgb = memory::collect(pixels.iter().map(|&[r, g, b, _]| [r, g, b]))?;
-    Image::new(width, height, rgb.into_flattened(), Some(memory::collect(pixels.iter().map(|pixel| pixel[3]))?))
+    let rgb = interrupt.map(pixels, |&[r, g, b, _]| [r, g, b])?;
+    Image::new(width, height, rgb.into_flattened(), Some(interrupt.map(pixels, |pixel| pixel[3])?))
 }
 
-type Header<'a> = (WebPDecoder<Cursor<&'a [u8]>>, (usize, usize));
-
-fn read_header<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Header<'a>> {
+/// A decoder that stands behind the header, and width and height.
+fn read_header<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    interrupt: Interrupt<'a>,
+) -> Result<(WebPDecoder<Input<'a>>, usize, usize)> {
     // The decoder would make up the last few bytes; libwebp wants all that the first line announces.
     let announced = bytes.get(4..8).map_or(0, |len| u32::from_le_bytes([len[0], len[1], len[2], len[3]]));
     if bytes.len() < (announced as usize).saturating_add(8) {
         return Err(damaged("the data ends early").into());
     }
-    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(refuse)?;
+    let decoder = WebPDecoder::new(Input::new(bytes, interrupt, READS_BETWEEN_CHECKS)).map_err(refuse)?;
     let (width, height) = decoder.dimensions();
-    let size = limits.check(width.into(), height.into())?;
-    Ok((decoder, size))
+    let (width, height) = limits.check(width.into(), height.into())?;
+    Ok((decoder, width, height))
+}
+
+/// What is taken for pixels: the samples, and what the decoder has beside them.
+fn pixel_bytes(decoder: &WebPDecoder<Input>) -> u64 {
+    let (width, height) = decoder.dimensions();
+    // A lossy picture comes in planes of 1.5 bytes a pixel, and alpha takes 5 while it is unpacked. A lossless one takes 4,
+    // and less than one for what its transforms are told by block. The frames of an animation may have alpha.
+    let bytes_a_pixel = if decoder.has_alpha() || decoder.is_animated() { 4 + 7 } else { 3 + 5 };
+    // Planes are whole macroblocks of 16 by 16.
+    u64::from(width).next_multiple_of(16) * u64::from(height).next_multiple_of(16) * bytes_a_pixel
+}
+
+/// The most that prefix codes can take; a lossy picture has some where its alpha is lossless.
+fn code_bytes(decoder: &mut WebPDecoder<Input>, file_len: usize) -> u64 {
+    if decoder.is_lossy() && !decoder.has_alpha() && !decoder.is_animated() {
+        return 0;
+    }
+    MAX_CODE_BYTES_A_BYTE.saturating_mul(file_len as u64).min(MAX_CODE_BYTES)
 }
 
 /// Where the chunks start, and where the flags of `VP8X` stand, always the first chunk of a file that has one.
@@ -80,7 +121,7 @@ fn with_true_alpha_flag(bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
 
 /// The first frame of an animation on its transparent canvas. It is decoded as the still picture it contains: the
 /// decoder's own way for frames trusts their sizes.
-fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
+fn first_frame(bytes: &[u8], width: usize, height: usize, interrupt: Interrupt) -> Result<Image> {
     let frame = Chunks { rest: &bytes[FIRST_CHUNK..] }.find(|(name, _)| *name == b"ANMF");
     let Some(([x0, x1, x2, y0, y1, y2, size @ .., _, _, _, _], pictures)) =
         frame.and_then(|(_, data)| data.split_first_chunk::<16>())
@@ -95,8 +136,8 @@ fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
     memory::append(&mut still, pictures)?;
     let riff_len = u32::try_from(still.len() - 8).map_err(|_| damaged("a frame of more than 4 GB"))?;
     still[4..8].copy_from_slice(&riff_len.to_le_bytes());
-    let canvas = Limits { max_side: width.max(height), max_pixels: width * height };
-    let frame = decode(&still, &canvas)?;
+    let canvas = Limits { max_side: width.max(height), max_pixels: width * height, ..Limits::default() };
+    let frame = decode(&still, &canvas, interrupt)?;
     if left + frame.width() > width || top + frame.height() > height {
         return Err(damaged("a frame reaches beyond the canvas").into());
     }
@@ -104,6 +145,7 @@ fn first_frame(bytes: &[u8], width: usize, height: usize) -> Result<Image> {
     let mut rgb = memory::zeroed::<u8>(width * height * 3)?;
     let mut alpha = memory::zeroed::<u8>(width * height)?;
     for y in 0..frame.height() {
+        interrupt.check()?;
         let source = y * frame.width()..(y + 1) * frame.width();
         let start = (top + y) * width + left;
         let target = start..start + frame.width();

@@ -3,6 +3,9 @@
 //! Output `k` is a weighted mean of the inputs under a triangle centred on `(k + 1/2) * in / out`, of half-width
 //! `max(in / out, 1)`.
 
+use crate::error::Result;
+use crate::memory;
+
 /// The weights along one side: for each output, the inputs from `first` on that count, and theirs.
 pub(super) struct Weights<T> {
     windows: Vec<Window>,
@@ -15,16 +18,15 @@ struct Window {
 }
 
 impl<T> Weights<T> {
-    fn new(out_len: usize, mut window_of: impl FnMut(usize, &mut Vec<T>) -> usize) -> Self {
-        let mut weights = Vec::new();
-        let windows = (0..out_len)
-            .map(|k| {
-                let start = weights.len();
-                let first = window_of(k, &mut weights);
-                Window { first, weights: start..weights.len() }
-            })
-            .collect();
-        Self { windows, weights }
+    /// Of a triangle of half-width `support`, which covers so many inputs on each side of its centre.
+    fn new(out_len: usize, support: f64, mut window_of: impl FnMut(usize, &mut Vec<T>) -> usize) -> Result<Self> {
+        let mut weights = memory::reserve(out_len.saturating_mul(2 * support.ceil() as usize + 1))?;
+        let windows = memory::collect((0..out_len).map(|k| {
+            let start = weights.len();
+            let first = window_of(k, &mut weights);
+            Window { first, weights: start..weights.len() }
+        }))?;
+        Ok(Self { windows, weights })
     }
 
     /// The first input of output `k`, and the weights from there on.
@@ -48,12 +50,12 @@ pub(super) const PRECISION_BITS: u32 = 22;
 ///
 /// Reference: `precompute_coeffs` and `normalize_coeffs_8bpc` in
 /// <https://github.com/python-pillow/Pillow/blob/12.3.0/src/libImaging/Resample.c>.
-pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
+pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Result<Weights<i32>> {
     let scale = in_len as f64 / out_len as f64;
     let support = scale.max(1.0);
     let inverse_support = 1.0 / support;
-    let mut triangle = Vec::new();
-    Weights::new(out_len, |k, weights| {
+    let mut triangle = memory::reserve(2 * support.ceil() as usize + 1)?;
+    Weights::new(out_len, support, |k, weights| {
         let center = (k as f64 + 0.5) * scale;
         let first = (center - support + 0.5).max(0.0) as usize;
         let end = ((center + support + 0.5) as usize).min(in_len);
@@ -75,11 +77,11 @@ pub(super) fn fixed_point(in_len: usize, out_len: usize) -> Weights<i32> {
 ///
 /// Reference: `_compute_indices_min_size_weights_aa` in
 /// <https://github.com/pytorch/pytorch/blob/v2.8.0/aten/src/ATen/native/cpu/UpSampleKernel.cpp>.
-pub(super) fn float(in_len: usize, out_len: usize) -> Weights<f32> {
+pub(super) fn float(in_len: usize, out_len: usize) -> Result<Weights<f32>> {
     let scale = in_len as f32 / out_len as f32;
     let support = scale.max(1.0);
     let inverse_support = 1.0 / support;
-    Weights::new(out_len, |k, weights| {
+    Weights::new(out_len, support.into(), |k, weights| {
         let center = (f64::from(scale) * (k as f64 + 0.5)) as f32;
         let first = (f64::from(center - support) + 0.5).max(0.0) as usize;
         let end = ((f64::from(center + support) + 0.5) as usize).min(in_len);

@@ -6,5 +6,8 @@ mod golden_data;
 mod canvas;
 mod decoding;
 mod golden_images;
+mod interrupt;
+mod large;
 mod limits;
+mod memory;
 mod preprocessing;

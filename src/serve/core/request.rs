@@ -20,7 +20,9 @@ use super::tensors::{Contents, Tensors};
 use crate::batch::{Failure, Inputs, Place, Reply};
 use crate::digest::Digest;
 use crate::encoder::Pixels;
-use crate::image::{Image, Limits as ImageLimits, Tiles};
+use crate::error::ImageError;
+use crate::image::{Image, Interrupt, Limits as ImageLimits, Tiles};
+use crate::memory;
 use crate::stages::{Stage, StageTimes};
 
 /// A request that was announced.
@@ -125,40 +127,64 @@ impl<'a> RequestContext<'a> {
         self.encode_inputs(Inputs::Pictures(tiles), cost, images, outputs).await
     }
 
-    /// Decodes pictures and cuts them into tiles, on a thread that may block.
+    /// Decodes pictures and cuts them into tiles, on a thread that may block. What they take is known, and held, before the
+    /// first is decoded. The work ends when its deadline comes, and when this future is dropped: its client has left.
     async fn preprocess(&mut self, files: Vec<Bytes>) -> Result<Preprocessed, ApiError> {
         let model = &self.service.model;
         let Some(preprocessor) = model.preprocessor.clone() else {
             let expected = model.config.in_channels;
-            return Err(crate::Error::from(crate::error::ImageError::Channels { expected }).into());
+            return Err(crate::Error::from(ImageError::Channels { expected }).into());
         };
+        let (tile_bytes, tile_pixel_bytes) = (model.tile_bytes(), 4 * model.config.tile_len() as u64);
+        // Every picture has a tile, so too many are refused before their headers are read.
+        let least = (files.len() as u64).saturating_mul(tile_bytes);
+        self.place.hold(least)?;
         let slot = self.service.image_slots.clone().acquire_owned();
         let slot = self.in_time(slot).await?.map_err(|_| ApiError::Dropped { reason: "no decoder is left" })?;
         let limits = ImageLimits { max_pixels: self.service.options.max_pixels, ..ImageLimits::default() };
-        let (place, tile_bytes, identity) = (self.place.clone(), model.tile_bytes(), model.identity);
+        let (place, identity, deadline) = (self.place.clone(), model.identity, self.deadline);
+        let waiting = Arc::new(());
+        let awaited = Arc::downgrade(&waiting);
         let work = tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let mut times = StageTimes::default();
+            let nobody_waits = || awaited.strong_count() == 0 || Instant::now() >= deadline;
+            let interrupt = Interrupt::when(&nobody_waits);
+            let (begin, mut times) = (Instant::now(), StageTimes::default());
+            let mut placements = memory::reserve(files.len())?;
+            let (mut num_tiles, mut decoding_bytes) = (0, 0);
+            for file in &files {
+                interrupt.check().map_err(crate::Error::from)?;
+                let header = Image::header(file, &limits)?;
+                let canvas = preprocessor.canvas(header.width, header.height)?;
+                num_tiles += canvas.num_tiles() as u64;
+                decoding_bytes = header.decoding_bytes.max(decoding_bytes);
+                placements.push(Placement { size: [header.height, header.width], canvas });
+            }
+            // Pictures are decoded one by one, and no embeddings are there yet.
+            let preprocessing = num_tiles.saturating_mul(tile_pixel_bytes).saturating_add(decoding_bytes);
+            place.hold(num_tiles.saturating_mul(tile_bytes).max(preprocessing).saturating_sub(least))?;
+            times.add(Stage::Decode, begin.elapsed());
             let cut = |file: &Bytes| {
                 let begin = Instant::now();
-                let (width, height) = Image::dimensions(file, &limits)?;
-                let canvas = preprocessor.canvas(width, height)?;
-                place.hold((canvas.num_tiles() as u64).saturating_mul(tile_bytes))?;
-                let image = Image::decode(file, &limits)?;
+                let image = Image::decode_until(file, &limits, interrupt)?;
                 let decoded = Instant::now();
-                let (tiles, digest) = rayon::join(|| preprocessor.tiles(&image), || image.digest());
+                let tiles = || preprocessor.tiles_until(&image, interrupt);
+                let (tiles, digest) = rayon::join(tiles, || image.digest_until(interrupt));
                 times.add(Stage::Decode, decoded - begin);
                 times.add(Stage::Preprocess, decoded.elapsed());
-                let content_hash = identity.content_hash(&digest, Some(&preprocessor));
-                Ok((tiles?, (content_hash, Placement { size: [height, width], canvas })))
+                Ok((tiles?, identity.content_hash(&digest?, Some(&preprocessor))))
             };
-            let cut = files.iter().map(cut).collect::<Result<(Vec<_>, (Vec<_>, Vec<_>)), ApiError>>()?;
-            Ok::<_, ApiError>((cut, times))
+            let (tiles, content_hashes) = files.iter().map(cut).collect::<Result<_, crate::Error>>()?;
+            Ok::<_, ApiError>((Preprocessed { tiles, content_hashes, placements }, times))
         });
         let work = self.in_time(work).await?.map_err(|_| ApiError::Dropped { reason: "the decoder panicked" })?;
-        let ((tiles, (content_hashes, placements)), times) = work?;
+        drop(waiting);
+        let (preprocessed, times) = work.map_err(|error| match error {
+            ApiError::Encoder(crate::Error::Image(ImageError::Interrupted)) => Failure::Expired.into(),
+            error => error,
+        })?;
         self.record_work(&times);
-        Ok(Preprocessed { tiles, content_hashes, placements })
+        Ok(preprocessed)
     }
 
     /// Encodes a pixel tensor `[n, t, channels, s, s]`.
