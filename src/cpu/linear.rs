@@ -104,6 +104,15 @@ impl Multiplier {
     }
 }
 
+/// A product on the calling thread alone, large enough to be done as all others are.
+pub(super) fn multiply_once() {
+    const SIDE: usize = 64;
+    let (ones, mut product) = ([1.0f32; SIDE * SIDE], [0.0; SIDE * SIDE]);
+    let ones = MatRef::from_row_major_slice(&ones, SIDE, SIDE);
+    let product = MatMut::from_row_major_slice_mut(&mut product, SIDE, SIDE);
+    matmul(product, Accum::Replace, ones, ones.transpose(), 1.0, Par::Seq);
+}
+
 /// Elements `range` of `weight` as f32: the weight itself where it is stored so, `slab` otherwise.
 fn widened<'a>(weight: &'a Tensor, range: Range<usize>, slab: &'a mut Vec<f32>) -> &'a [f32] {
     if weight.dtype() == Dtype::F32

@@ -49,6 +49,9 @@ impl CpuBackend {
             .thread_name(|n| format!("tilesight-{n}"))
             .build()
             .map_err(|e| Error::Threads { threads, reason: e.to_string() })?;
+        // In its first product a thread sets memory aside in a way that cannot fail: twice the size of the last cache. It does
+        // so here, where a lack of it ends no request.
+        pool.broadcast(|_| linear::multiply_once());
         let width = weights.class_embedding.len();
         let projection = pool.install(|| deinterleave(&weights.projection.weight, width));
         let multiplier = Multiplier::new(pool.current_num_threads());

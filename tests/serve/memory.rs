@@ -65,10 +65,10 @@ fn a_lack_of_memory_is_refused_and_ends_nothing() {
     let bodies: Vec<(&str, Option<String>, Vec<u8>)> = vec![
         ("/v1/encode", None, picture("image0.png")),
         ("/v1/encode", None, picture("image1.png")),
-        ("/v1/encode", None, plain_png(3000)),
-        ("/v1/encode", None, plain_png(7000)),
-        (infer, None, json_numbers(2_000_000)),
-        (infer, None, json_names(200_000)),
+        ("/v1/encode", None, plain_png(2000)),
+        ("/v1/encode", None, plain_png(5000)),
+        (infer, None, json_numbers(500_000)),
+        (infer, None, json_names(100_000)),
         {
             let (json_len, body) = pixels(400);
             (infer, Some(json_len), body)
