@@ -60,7 +60,9 @@ fn a_shape_without_its_elements_costs_nothing() {
 
 #[test]
 fn claims_of_bodies_that_do_not_come_take_nobodys_place() {
-    let server = Server::start(&["--max-requests", "4", "--max-bytes", "1000000", "--timeout", "600"]);
+    // A connection of gRPC has a quarter of the requests.
+    let limits = ["--max-requests", "32", "--max-bytes", "1000000"];
+    let server = Server::start(&[&limits[..], &["--timeout", "600", "--body-timeout", "600"]].concat());
     let silent = || {
         let mut stream = server.connect();
         stream.write_all(post_head("/v1/encode", &[], 64 << 20).as_bytes()).unwrap();

@@ -7,7 +7,7 @@ use crate::server::{Response, Server, picture};
 
 /// Seconds of each run; more by TILESIGHT_LOAD_SECONDS.
 fn seconds() -> f64 {
-    std::env::var("TILESIGHT_LOAD_SECONDS").map_or(4.0, |seconds| seconds.parse().unwrap())
+    std::env::var("TILESIGHT_LOAD_SECONDS").map_or(3.0, |seconds| seconds.parse().unwrap())
 }
 
 fn encode(server: &Server, file: &[u8], deadline: Duration) -> Response {

@@ -39,14 +39,14 @@ fn probes_have_an_address_of_their_own() {
 fn probes_are_told_while_the_server_loads_and_while_it_ends() {
     let model = golden("hf_tiny").display().to_string();
     let options = ["--device", "cpu", "--model", &model, "--health-listen", "127.0.0.1:0"];
-    let more = ["--max-delay", "600000", "--max-batch-tiles", "3", "--drain-timeout", "600"];
+    let more = ["--body-timeout", "600", "--timeout", "600", "--drain-timeout", "600"];
     let mut server = Server::spawn(&[&options[..], &more].concat(), &[]);
     assert_eq!(server.probe("/health/live").status, 200);
     wait_until("readiness", || server.probe("/health/ready").status == 200);
     let body = picture("image1.png");
     let mut held = server.connect();
-    held.write_all(&[post_head("/v1/encode", &[], body.len()).as_bytes(), &body].concat()).unwrap();
-    wait_until("the request", || server.metric("tilesight_requests") == 1.0);
+    held.write_all(&[post_head("/v1/encode", &[], body.len()).as_bytes(), &body[..100]].concat()).unwrap();
+    wait_until("the request", || server.metric("tilesight_receiving_requests") == 1.0);
     server.signal("TERM");
     wait_until("the end's beginning", || server.probe("/health/ready").status == 503);
     assert_eq!(server.probe("/health/live").status, 200);
