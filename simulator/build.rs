@@ -147,7 +147,9 @@ fn write_if_changed(file: &Path, content: &str) {
 
 fn compile(root: &Path, units: Vec<PathBuf>, specific_units: Vec<PathBuf>) {
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(2).debug(true).cpp_link_stdlib(None);
+    let is_sanitized = env::var_os("CARGO_FEATURE_SANITIZE").is_some();
+    // Under the sanitizers optimising takes longer than it saves.
+    build.cpp(true).std("c++17").opt_level(if is_sanitized { 1 } else { 2 }).debug(true).cpp_link_stdlib(None);
     build.include(root.join("include")).include(root.join("../kernels")).flag("-include").flag("device.h");
     // `#pragma unroll` is nvcc's. Params with a tensor map in them are nobody else's to pass. Kernels reinterpret words as
     // vectors, which nvcc allows. Nothing unwinds. No product is contracted, so that results are the same on every host. A
@@ -155,7 +157,6 @@ fn compile(root: &Path, units: Vec<PathBuf>, specific_units: Vec<PathBuf>) {
     build.warnings(true).extra_warnings(true).flag("-Wno-unknown-pragmas").flag_if_supported("-Wno-psabi");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fvisibility=hidden").flag("-ffp-contract=off");
     build.flag_if_supported("-ftrivial-auto-var-init=pattern");
-    let is_sanitized = env::var_os("CARGO_FEATURE_SANITIZE").is_some();
     if is_sanitized {
         // Not null: gcc takes the flags of the addition that makes a thread-local address for the check of that address,
         // and linkers turn the addition into one that sets none. AddressSanitizer finds null by itself.

@@ -85,3 +85,18 @@ impl State {
         Failure::Lost { reason }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_many_batches_has_the_time_of_each() {
+        // 16 tiles are one batch; 17 may be two, and images that leave room unused make them more.
+        for (tiles, batches) in [(0, 1), (1, 1), (16, 1), (17, 3), (200, 25)] {
+            assert_eq!(Computing::new(tiles, 16).batches, batches, "{tiles} tiles");
+        }
+        let computing = Computing { since: Instant::now() - Duration::from_secs(50), batches: 25 };
+        assert!((2.0..3.0).contains(&computing.time_per_batch().as_secs_f64()));
+    }
+}

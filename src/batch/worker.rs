@@ -117,8 +117,9 @@ impl<C: Compute> Worker<C> {
     fn run(mut self, first: Inputs) {
         let state = self.state.clone();
         for device in 0..self.devices.len() {
-            match self.encode(device, first.num_output_tiles(), std::slice::from_ref(&first)) {
-                Ok(_) => {}
+            let encoded = self.encode(device, first.num_output_tiles(), std::slice::from_ref(&first));
+            match encoded.and_then(|encoded| Ok(first.require_finite(&encoded.embeddings)?)) {
+                Ok(()) => {}
                 Err(Failure::Lost { reason }) => return state.lose(&reason),
                 Err(failure) => return state.lose(&failure.to_string()),
             }

@@ -68,6 +68,8 @@ struct Puppet {
 
 enum Word {
     Encode,
+    /// Of the requests in a batch, the first gets no numbers.
+    Overflow,
     Refuse,
     Lose,
     Panic,
@@ -88,6 +90,11 @@ impl Compute for Puppet {
         };
         match self.words.recv().unwrap() {
             Word::Encode => Ok(requests.iter().flat_map(first).collect()),
+            Word::Overflow => {
+                let mut embeddings: Vec<f32> = requests.iter().flat_map(first).collect();
+                embeddings[0] = f32::NAN;
+                Ok(embeddings)
+            }
             Word::Refuse => Err(InputError::OutOfMemory { bytes: 1 }.into()),
             Word::Lose => Err(CudaError::Lost { cause: "the test said so".to_string() }.into()),
             Word::Panic => panic!("the test said so"),
@@ -251,4 +258,31 @@ fn a_batch_that_hangs_can_be_seen_and_given_up() {
     wait_until("time", || batcher.computing_for().is_some_and(|time| time > Duration::from_millis(5)));
     batcher.lose("it hangs");
     assert!(matches!(answer(&waiting.1), Err(Failure::Lost { reason }) if reason == "it hangs"));
+}
+
+#[test]
+fn embeddings_that_are_no_numbers_are_one_requests_affair() {
+    let (batcher, say, called) = puppet(limits());
+    // The first keeps the encoder busy while the two that are a batch come.
+    let first = submit(&batcher, 4, picture([1, 1], 1));
+    assert_eq!(called.recv().unwrap(), 1);
+    let [bad, good] = [2, 3].map(|seed| submit(&batcher, 1, picture([1, 1], seed)));
+    say.send(Word::Encode).unwrap();
+    say.send(Word::Overflow).unwrap();
+    answer(&first.1).unwrap();
+    assert!(matches!(answer(&bad.1), Err(Failure::Failed(Error::NotFinite { index: 0 }))));
+    answer(&good.1).unwrap();
+    assert_eq!(called.try_iter().collect::<Vec<_>>(), [2], "nothing is computed twice");
+}
+
+#[test]
+fn an_encoder_whose_first_embeddings_are_no_numbers_never_serves() {
+    let (calls, _called) = mpsc::channel();
+    let (say, words) = mpsc::channel();
+    say.send(Word::Overflow).unwrap();
+    let batcher = Batcher::start(Puppet { calls, words }, limits(), picture([1, 1], 0)).unwrap();
+    while batcher.lost().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(batcher.lost().unwrap().contains("not finite"), "{:?}", batcher.lost());
 }

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::grpc_client::{
-    Client, GRPC, RawClient, SERVICE, assert_serves, bytes_of, infer, input, integers, raw_request,
+    Client, GRPC, RawClient, SERVICE, assert_serves, bytes_of, framed, infer, input, integers, pictures, raw_request,
 };
 use crate::server::{Server, picture, post_head, read_response, wait_until};
 
@@ -155,4 +156,39 @@ fn pixels_that_overflow_are_their_senders_fault_and_disturb_nobody() {
     assert_eq!(server.metric("tilesight_batch_tiles_count") - before, 1.0, "the batch was computed twice");
     assert_eq!(server.metric("tilesight_responses_total{status=\"422\"}"), 1.0);
     assert_eq!(server.get("/health/ready").status, 200);
+}
+
+/// A picture of one colour, of so many pixels a side: small as a file.
+pub fn plain_png(side: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut png = png::Encoder::new(&mut file, side, side);
+    png.set_color(png::ColorType::Grayscale);
+    png.write_header().unwrap().write_image_data(&vec![7; (side * side) as usize]).unwrap();
+    file
+}
+
+#[test]
+fn decoding_ends_once_its_client_has_left() {
+    let server = Server::start(&["--image-threads", "1", "--timeout", "600"]);
+    let request = pictures(&vec![plain_png(4000); 10]);
+    let begin = Instant::now();
+    infer(&Client::connect(server.grpc), request.clone()).unwrap();
+    let whole = begin.elapsed();
+    let mut call = RawClient::connect(server.grpc).begin(&format!("{SERVICE}/ModelInfer"), &[GRPC]);
+    call.send(&framed(&request.encode_to_vec()), true);
+    wait_until("decoding", || server.metric("tilesight_requests") == 1.0);
+    let begin = Instant::now();
+    drop(call);
+    // The one decoder is free again long before it would have decoded all.
+    assert_eq!(server.post("/v1/encode", &[], &picture("image0.png")).status, 200);
+    let waited = begin.elapsed();
+    assert!(waited < whole / 2, "waited {waited:?} for pictures that take {whole:?}");
+}
+
+#[test]
+fn more_pictures_than_there_is_room_for_are_refused_before_one_is_read() {
+    let server = Server::start(&["--max-bytes", "10000000"]);
+    let files = vec![b"no picture".to_vec(); 10_000];
+    let refused = infer(&Client::connect(server.grpc), pictures(&files)).unwrap_err();
+    assert!(refused.message().contains("the limit is 10000000"), "{refused}");
 }

@@ -9,20 +9,12 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde_json::json;
 
 use crate::golden_data::golden;
+use crate::hostile::plain_png;
 use crate::server::{Server, picture, post_head, wait_until};
 
 /// Requests in all, and the clients that send them at once.
 const REQUESTS: usize = 1000;
 const CLIENTS: u64 = 8;
-
-/// A picture of one colour, of so many pixels a side: small as a file.
-fn plain_png(side: u32) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut png = png::Encoder::new(&mut file, side, side);
-    png.set_color(png::ColorType::Grayscale);
-    png.write_header().unwrap().write_image_data(&vec![7; (side * side) as usize]).unwrap();
-    file
-}
 
 /// Numbers as JSON, which take many times their text.
 fn json_numbers(len: usize) -> Vec<u8> {

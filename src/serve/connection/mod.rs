@@ -1,8 +1,9 @@
 //! Connections: how many there are at once, and how long one may keep the server waiting.
 //!
 //! A head that does not end, a connection that asks for nothing, and an answer that nobody takes, or not fast enough, each
-//! have a time, after which the connection is closed and what its request holds is given back. Bodies have the request's
-//! deadline. A connection without a request gives way where there are too many; one of HTTP/2 that ends is told by GOAWAY.
+//! have a time, after which the connection is closed and what its request holds is given back. Bodies have times of their
+//! own (`core/body.rs`). A connection without a request gives way where there are too many; one of HTTP/2 that ends is told
+//! by GOAWAY.
 
 mod descriptors;
 mod pings;
