@@ -152,7 +152,8 @@ impl Place {
     pub fn submit(&self, tiles: usize, inputs: Inputs, answer: impl FnOnce(Result<Reply, Failure>) + Send + 'static) {
         let job = Job { inputs, answer: Box::new(answer) };
         let refused = self.state.shared.change(|queue| queue.submit(self.ticket, tiles, job, Instant::now()));
-        if let Err((job, refusal)) = refused {
+        if let Err(refused) = refused {
+            let (job, refusal) = *refused;
             let failure = match refusal {
                 Refusal::Closed { .. } => self.state.loss(),
                 refusal => refusal.into(),

@@ -67,7 +67,7 @@ enum Command {
     Bench(Box<bench::Arguments>),
     Profile(profile::Arguments),
     #[cfg(feature = "serve")]
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
 }
 
 /// Runs the command line of this process; returns its exit code.

@@ -11,6 +11,9 @@ const BATCH_TILES: usize = 16;
 const BATCH: f64 = 0.020;
 const TILE: f64 = 0.010;
 
+/// A request, and when it arrived.
+type Arrived = (Ticket, f64);
+
 /// Numbers between 0 and 1 that look drawn by chance.
 struct Chance(u64);
 
@@ -58,9 +61,9 @@ fn play(load: Load) -> Outcome {
     let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
     let (mut outcome, mut now) = (Outcome::default(), 0.0);
     let mut arrival: f64 = 0.0;
-    let mut waiting: VecDeque<(Ticket, f64)> = VecDeque::new();
+    let mut waiting: VecDeque<Arrived> = VecDeque::new();
     let mut preparers: [Option<(f64, Ticket, f64)>; 2] = [None; 2];
-    let mut device: Option<(f64, f64, Vec<(Ticket, f64)>)> = None;
+    let mut device: Option<(f64, f64, Vec<Arrived>)> = None;
     while now < load.seconds {
         // The next thing that happens.
         let prepared = preparers.iter().flatten().map(|(end, ..)| *end).fold(f64::INFINITY, f64::min);

@@ -212,7 +212,7 @@ impl<W> Queue<W> {
     /// # Errors
     /// The work itself, where nothing will compute it: [`Refusal::Closed`], or [`Refusal::Overloaded`] where those before it
     /// take all of its time.
-    pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), (W, Refusal)> {
+    pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), Box<(W, Refusal)>> {
         let before = self.entries.range(..ticket).map(|(_, entry)| entry);
         let computing = self.entries.values();
         let waiting = before.filter_map(|entry| match entry.stage {
@@ -231,13 +231,13 @@ impl<W> Queue<W> {
                 let left = entry.deadline.saturating_duration_since(now);
                 if ahead > 0 && expected > left {
                     entry.stage = Stage::Answered;
-                    return Err((work, Refusal::Overloaded { expected, left }));
+                    return Err(Box::new((work, Refusal::Overloaded { expected, left })));
                 }
                 entry.stage = Stage::Ready { tiles, work, since: now };
                 self.request_tiles.observe(tiles as f64);
                 Ok(())
             }
-            _ => Err((work, Refusal::Closed { phase })),
+            _ => Err(Box::new((work, Refusal::Closed { phase }))),
         }
     }
 
