@@ -19,8 +19,6 @@ use crate::grpc_client::{
 use crate::noise::noise;
 use crate::server::{PATIENCE, Server, picture, wait_until};
 
-/// The one header that every call has.
-
 /// A request to the demo model, whose answer is of a megabyte.
 fn two_tiles() -> ModelInferRequest {
     let values = bytes_of(&noise(2 * 3 * 224 * 224, 5));
