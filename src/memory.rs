@@ -1,5 +1,6 @@
 //! Memory whose size comes from outside. Where it lacks, the call fails and nothing else does.
 
+#[cfg(feature = "serve")]
 use std::io;
 
 use bytemuck::Zeroable;
@@ -64,9 +65,11 @@ pub(crate) fn append<T: Copy>(to: &mut Vec<T>, values: &[T]) -> Result<(), Input
 }
 
 /// Bytes that are written one after another.
+#[cfg(feature = "serve")]
 #[derive(Debug, Default)]
 pub(crate) struct Writer(pub(crate) Vec<u8>);
 
+#[cfg(feature = "serve")]
 impl io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         append(&mut self.0, bytes).map_err(|e| io::Error::new(io::ErrorKind::OutOfMemory, e))?;

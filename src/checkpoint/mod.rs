@@ -237,6 +237,7 @@ impl Checkpoint {
     }
 
     /// The type that the output matrix is stored in, which the plans go by; bf16 where it is none that is read.
+    #[cfg(feature = "cli")]
     pub(crate) fn projection_dtype(&self) -> Dtype {
         let stored = self.stored("projection.output.weight");
         stored.and_then(|stored| stored.dtype.clone().ok()).unwrap_or(Dtype::Bf16)
