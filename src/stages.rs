@@ -75,6 +75,7 @@ pub(crate) struct StageTimes([Option<Duration>; Stage::ALL.len()]);
 
 impl StageTimes {
     /// A stage's time; none where the request has not passed it.
+    #[cfg(feature = "serve")]
     pub(crate) fn of(&self, stage: Stage) -> Duration {
         self.0[stage as usize].unwrap_or_default()
     }
