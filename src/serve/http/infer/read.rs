@@ -27,14 +27,14 @@ pub(crate) fn read(
     let request: wire::Request = serde_json::from_slice(&json)
         .map_err(|e| ApiError::malformed(format!("the request is not the protocol's: {e}")))?;
     let outputs = requested_outputs(&request, regions)?;
-    Ok(InferRequest { id: request.id, outputs, tensors: tensors(request.inputs, binary, regions)? })
+    Ok(InferRequest { id: request.id, outputs, tensors: tensors(request.inputs.0, binary, regions)? })
 }
 
 /// The outputs that a request asks for.
 fn requested_outputs(request: &wire::Request<'_>, regions: &Regions) -> Result<RequestedOutputs, ApiError> {
     let binary = request.parameters.binary_data_output;
     let transport = |binary| if binary { OutputTransport::Binary } else { OutputTransport::Json };
-    let outputs = request.outputs.as_ref();
+    let outputs = request.outputs.as_ref().map(|outputs| &outputs.0);
     let named = outputs.map(|outputs| {
         outputs.iter().map(|output| {
             let window = window(&output.name, &output.parameters, regions)?;
@@ -83,7 +83,7 @@ fn tensors(inputs: Vec<wire::Input>, mut binary: Bytes, regions: &Regions) -> Re
                 return Err(ApiError::malformed(reason));
             }
         };
-        tensors.add(Tensor { name, shape, datatype, elements })?;
+        tensors.add(Tensor { name, shape: shape.0, datatype, elements })?;
     }
     if !binary.is_empty() {
         return Err(ApiError::malformed(format!("{} bytes of binary data belong to no input", binary.len())));

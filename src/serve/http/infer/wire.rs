@@ -17,10 +17,9 @@ pub(super) struct Request<'a> {
     pub(super) id: Option<String>,
     #[serde(default)]
     pub(super) parameters: Parameters,
-    #[serde(borrow, deserialize_with = "short")]
-    pub(super) inputs: Vec<Input<'a>>,
-    #[serde(default, deserialize_with = "short_if_any")]
-    pub(super) outputs: Option<Vec<RequestedOutput>>,
+    #[serde(borrow)]
+    pub(super) inputs: Short<Input<'a>>,
+    pub(super) outputs: Option<Short<RequestedOutput>>,
 }
 
 /// Parameters of a request that mean something here; the protocol lets a client send others.
@@ -46,8 +45,7 @@ pub(super) struct TensorParameters {
 #[derive(Debug, Deserialize)]
 pub(super) struct Input<'a> {
     pub(super) name: String,
-    #[serde(deserialize_with = "short")]
-    pub(super) shape: Vec<usize>,
+    pub(super) shape: Short<usize>,
     pub(super) datatype: String,
     #[serde(default)]
     pub(super) parameters: TensorParameters,
@@ -107,52 +105,34 @@ pub(super) enum DataLocation<'a> {
 const MAX_LEN: usize = 16;
 
 /// A list that is short in every request that means something: a long one is refused before it takes memory.
-fn short<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Short<T>(PhantomData<T>);
+#[derive(Debug)]
+pub(super) struct Short<T>(pub(super) Vec<T>);
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Short<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            write!(f, "a list of at most {MAX_LEN}")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let mut items = Vec::new();
-            while let Some(item) = list.next_element()? {
-                if items.len() == MAX_LEN {
-                    return Err(A::Error::invalid_length(MAX_LEN + 1, &self));
-                }
-                items.push(item);
-            }
-            Ok(items)
-        }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Short<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShortVisitor(PhantomData)).map(Self)
     }
-
-    deserializer.deserialize_seq(Short(PhantomData))
 }
 
-/// The same, where there may be none.
-fn short_if_any<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
-    struct Any<T>(PhantomData<T>);
+struct ShortVisitor<T>(PhantomData<T>);
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
-        type Value = Option<Vec<T>>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ShortVisitor<T> {
+    type Value = Vec<T>;
 
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            write!(f, "a list of at most {MAX_LEN}")
-        }
-
-        fn visit_none<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-            short(deserializer).map(Some)
-        }
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a list of at most {MAX_LEN}")
     }
 
-    deserializer.deserialize_option(Any(PhantomData))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MAX_LEN {
+                return Err(A::Error::invalid_length(MAX_LEN + 1, &self));
+            }
+            items.push(item);
+        }
+        Ok(items)
+    }
 }
 
 /// Reads the numbers of a list, or of lists of lists, which the protocol allows as well: flat.
@@ -245,4 +225,36 @@ pub(super) fn check_limits(json: &[u8]) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_that_would_take_memory_of_its_own_is_refused() {
+        let string = |len: usize| format!("{{\"id\": \"{}\"}}", "x".repeat(len));
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        for allowed in [string(MAX_STRING - 1), nested(MAX_DEPTH), r#"["\"[[", "\\", "]"]"#.to_string()] {
+            check_limits(allowed.as_bytes()).unwrap();
+        }
+        let brackets_in_strings = format!("[\"{}\"]", "[".repeat(2 * MAX_DEPTH));
+        check_limits(brackets_in_strings.as_bytes()).unwrap();
+        for refused in [string(MAX_STRING + 1), nested(MAX_DEPTH + 1)] {
+            check_limits(refused.as_bytes()).unwrap_err();
+        }
+        let outputs = vec![r#"{"name":"x"}"#; MAX_LEN + 1].join(",");
+        let refused =
+            serde_json::from_str::<Request>(&format!("{{\"inputs\":[],\"outputs\":[{outputs}]}}")).unwrap_err();
+        assert!(refused.to_string().contains("at most 16"), "{refused}");
+    }
+
+    #[test]
+    fn numbers_are_read_flat_from_lists_of_any_shape() {
+        let read = |json: &str| numbers(&RawValue::from_string(json.to_string()).unwrap());
+        assert_eq!(read("[]").unwrap(), []);
+        assert_eq!(read("[1, -2.5, [3e2, [4]]]").unwrap(), [1.0, -2.5, 300.0, 4.0]);
+        assert!(read(r#"["1"]"#).is_err());
+        assert!(read("[null]").is_err());
+    }
 }
