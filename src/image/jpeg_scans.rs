@@ -70,7 +70,9 @@ impl<'a> Iterator for Markers<'a> {
                 0x00..0xc0 | 0xd0..=0xd8 => self.rest = rest,
                 _ => {
                     let (len, _) = rest.split_first_chunk::<2>()?;
-                    let (segment, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+                    // A length counts its own two bytes. libjpeg takes a shorter one for that of an empty segment.
+                    let len = usize::from(u16::from_be_bytes(*len)).max(2);
+                    let (segment, rest) = rest.split_at_checked(len)?;
                     self.rest = rest;
                     return Some((marker, segment.get(2..)?));
                 }
@@ -89,6 +91,8 @@ mod tests {
         let mut file = b"\xff\xd8\xff\xe1\x00\x06\xff\xda\xff\xda".to_vec();
         file.extend_from_slice(&[0xff, 0xff, frame, 0, 8, 8, 0, 1, 0, 1, 3]);
         for _ in 0..num_scans {
+            // A comment whose length is too small hides nothing behind it.
+            file.extend_from_slice(&[0xff, 0xfe, 0, 0]);
             file.extend_from_slice(&[0xff, START_OF_SCAN, 0, 3, in_scan]);
             file.extend_from_slice(b"coded\xff\x00data\xff\xd0more");
         }

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -37,11 +37,19 @@ pub(crate) async fn requests(State(service): State<Arc<Service>>, request: Reque
     response
 }
 
+/// Characters of a method or a path in logs and spans. Those wait in memory for a reader, so no client may make them long.
+const MAX_LEN: usize = 256;
+
+/// The beginning of what a client calls something.
+pub(crate) fn cut(text: &str) -> String {
+    text.chars().take(MAX_LEN).collect()
+}
+
 /// A request from its beginning until its answer begins to leave.
 pub(crate) struct Record {
     begin: Instant,
     id: HeaderValue,
-    method: Method,
+    method: String,
     path: String,
     #[cfg(feature = "otel")]
     span: Option<SpanStart>,
@@ -54,8 +62,8 @@ impl Record {
         Self {
             begin: Instant::now(),
             id: given.cloned().unwrap_or_else(new_id),
-            method: head.method.clone(),
-            path: head.uri.path().to_string(),
+            method: cut(head.method.as_str()),
+            path: cut(head.uri.path()),
             #[cfg(feature = "otel")]
             span: service.traces.as_ref().map(|_| SpanStart::new(head)),
         }

@@ -18,6 +18,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
+use super::access_log::cut;
 use super::cache::Lookup;
 use super::outcome::RequestOutcome;
 
@@ -129,7 +130,7 @@ impl SpanStart {
     pub(crate) fn new(head: &Parts) -> Self {
         let (time, clock) = (SystemTime::now(), Instant::now());
         let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&head.headers));
-        let (method, path) = (head.method.to_string(), head.uri.path());
+        let (method, path) = (cut(head.method.as_str()), cut(head.uri.path()));
         let content_type = head.headers.get(header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         // Names and attributes are OpenTelemetry's conventions for each protocol.
@@ -142,7 +143,7 @@ impl SpanStart {
             return Self { parent, time, clock, name: format!("{service}/{method}"), attributes };
         }
         let mut attributes =
-            vec![KeyValue::new("http.request.method", method.clone()), KeyValue::new("url.path", path.to_string())];
+            vec![KeyValue::new("http.request.method", method.clone()), KeyValue::new("url.path", path)];
         let mut name = method;
         if let Some(route) = head.extensions.get::<MatchedPath>() {
             name = format!("{name} {}", route.as_str());

@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn numbers_are_read_flat_from_lists_of_any_shape() {
         let read = |json: &str| numbers(&RawValue::from_string(json.to_string()).unwrap());
-        assert_eq!(read("[]").unwrap(), []);
+        assert_eq!(read("[]").unwrap(), Vec::<f64>::new());
         assert_eq!(read("[1, -2.5, [3e2, [4]]]").unwrap(), [1.0, -2.5, 300.0, 4.0]);
         assert!(read(r#"["1"]"#).is_err());
         assert!(read("[null]").is_err());
