@@ -55,7 +55,7 @@ impl Encoder {
     /// [`MetaTiles`](InputError::MetaTiles), [`NoPositionTable`](InputError::NoPositionTable),
     /// [`NotFinite`](InputError::NotFinite), [`Overflow`](InputError::Overflow),
     /// [`OutOfMemory`](InputError::OutOfMemory);
-    /// [`Error::NotFinite`](crate::Error::NotFinite).
+    /// [`Error::NotFinite`].
     pub fn encode_pixels(&mut self, pixels: &Pixels) -> Result<PixelEncodings> {
         let images = self.pixel_layouts(pixels)?;
         let [samples, images_each, num_tiles, ..] = pixels.shape;
