@@ -10,22 +10,10 @@
 #include <tilesight.h>
 #include <unistd.h>
 
+#include "picture.h"
+
 // Longer than any call takes. A child that waits for ever is ended by it, and the parent sees by what.
 #define PATIENCE_SECONDS 120
-
-static unsigned char *picture;
-static size_t picture_len;
-
-static void read_picture(const char *path) {
-    FILE *file = fopen(path, "rb");
-    picture = malloc(1 << 20);
-    picture_len = file ? fread(picture, 1, 1 << 20, file) : 0;
-    if (picture_len == 0) {
-        perror(path);
-        exit(2);
-    }
-    fclose(file);
-}
 
 static void require(int line, tilesight_status found, tilesight_status expected) {
     if (found != expected) {

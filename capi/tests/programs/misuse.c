@@ -9,6 +9,8 @@
 #include <string.h>
 #include <tilesight.h>
 
+#include "picture.h"
+
 static int num_failed = 0;
 
 static void expect_at(int line, tilesight_status found, tilesight_status expected, const char *says) {
@@ -20,20 +22,7 @@ static void expect_at(int line, tilesight_status found, tilesight_status expecte
 }
 #define EXPECT(call, status, says) expect_at(__LINE__, call, TILESIGHT_STATUS_##status, says)
 
-static unsigned char *picture;
-static size_t picture_len;
 static tilesight_description description;
-
-static void read_picture(const char *path) {
-    FILE *file = fopen(path, "rb");
-    picture = malloc(1 << 20);
-    picture_len = file ? fread(picture, 1, 1 << 20, file) : 0;
-    if (picture_len == 0) {
-        perror(path);
-        exit(2);
-    }
-    fclose(file);
-}
 
 static void options(const char *model) {
     tilesight_encoder encoder = {0};
