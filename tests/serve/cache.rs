@@ -7,7 +7,7 @@ use tonic::Request;
 use crate::grpc_client::inference::ModelInferResponse;
 use crate::grpc_client::{Client, SERVICE, bytes_of, infer, input, integers, pictures, raw_request};
 use crate::noise::noise;
-use crate::server::{Response, Server, expected, picture, wait_until};
+use crate::server::{Server, expected, picture, wait_until};
 
 const MISS: Option<&str> = Some("tilesight; fwd=miss");
 const HIT: Option<&str> = Some("tilesight; hit");
@@ -18,14 +18,6 @@ const SIZES: [u64; 2] = [3 * 5 * 32 * 4, 5 * 32 * 4];
 /// More than an entry takes beside its embeddings, and less than any of those.
 const ENTRY: u64 = 500;
 
-fn encode(server: &Server, name: &str) -> Response {
-    let response = server.post("/v1/encode", &[], &picture(name));
-    assert_eq!(response.status, 200, "{}", response.text());
-    let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
-    assert!(file.tensor("embeddings").unwrap().data() == bytes_of(&expected(&[name])), "{name}");
-    response
-}
-
 /// Hits and misses so far.
 fn counts(server: &Server) -> [f64; 2] {
     ["hits", "misses"].map(|name| server.metric(&format!("tilesight_cache_{name}_total")))
@@ -34,11 +26,11 @@ fn counts(server: &Server) -> [f64; 2] {
 #[test]
 fn what_was_encoded_is_not_encoded_again() {
     let mut server = Server::start(&["--answer-cache", "100000", "--log", "json"]);
-    let first = encode(&server, "image0.png");
+    let first = server.encode("image0.png");
     assert_eq!(first.header("cache-status"), MISS);
     assert_eq!(counts(&server), [0.0, 1.0]);
     let tiles = server.metric("tilesight_tiles_total");
-    let again = encode(&server, "image0.png");
+    let again = server.encode("image0.png");
     assert_eq!(again.header("cache-status"), HIT);
     assert!(again.body == first.body && again.header("etag") == first.header("etag"));
     let stages = again.header("server-timing").unwrap();
@@ -62,7 +54,7 @@ fn what_was_encoded_is_not_encoded_again() {
         assert_eq!(response.metadata().get("cache-status").unwrap(), status);
         assert!(response.into_inner().raw_output_contents[0] == bytes_of(&expected(&names)));
     }
-    assert_eq!(encode(&server, "image1.png").header("cache-status"), HIT);
+    assert_eq!(server.encode("image1.png").header("cache-status"), HIT);
     let reversed = [names[1], names[0]];
     let response = infer(&client, pictures(&reversed.map(picture))).unwrap();
     assert!(response.raw_output_contents[0] == bytes_of(&expected(&reversed)));
@@ -117,14 +109,14 @@ fn the_budget_is_kept_and_what_was_used_last_stays() {
         ("image0.png", HIT, SIZES[0]),
         ("image1.png", MISS, SIZES[1]),
     ] {
-        assert_eq!(encode(&server, name).header("cache-status"), status, "{name}");
+        assert_eq!(server.encode(name).header("cache-status"), status, "{name}");
         let kept = server.metric("tilesight_cache_bytes") as u64;
         assert!(kept > size && kept < size + ENTRY && kept <= budget, "{kept}");
     }
     // What never has room sends nothing away.
     let server = Server::start(&["--answer-cache", &(SIZES[1] + ENTRY).to_string()]);
     for (name, status) in [("image1.png", MISS), ("image0.png", MISS), ("image0.png", MISS), ("image1.png", HIT)] {
-        assert_eq!(encode(&server, name).header("cache-status"), status, "{name}");
+        assert_eq!(server.encode(name).header("cache-status"), status, "{name}");
     }
 }
 
@@ -139,7 +131,7 @@ fn many_at_once_all_get_their_own() {
             let server = &server;
             scope.spawn(move || {
                 for time in 0..TIMES {
-                    encode(server, ["image0.png", "image1.png"][(client + time / 3) % 2]);
+                    server.encode(["image0.png", "image1.png"][(client + time / 3) % 2]);
                     assert!(server.metric("tilesight_cache_bytes") as u64 <= budget);
                 }
             });
@@ -154,7 +146,7 @@ fn many_at_once_all_get_their_own() {
 fn nothing_is_kept_unless_it_is_asked_for() {
     let server = Server::start(&[]);
     for _ in 0..2 {
-        assert_eq!(encode(&server, "image0.png").header("cache-status"), None);
+        assert_eq!(server.encode("image0.png").header("cache-status"), None);
     }
     assert_eq!(server.metric("tilesight_tiles_total"), 6.0);
     assert!(!server.get("/metrics").text().contains("cache"));

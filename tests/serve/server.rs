@@ -144,6 +144,16 @@ impl Server {
         self.send(&post_head(path, headers, body.len()), body)
     }
 
+    /// Encodes a picture of the golden model, whose embeddings must be the library's.
+    pub fn encode(&self, name: &str) -> Response {
+        let response = self.post("/v1/encode", &[], &picture(name));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
+        let embeddings = file.tensor("embeddings").unwrap();
+        assert!(embeddings.data() == bytemuck::cast_slice::<f32, u8>(&expected(&[name])), "{name}");
+        response
+    }
+
     /// Sends these bytes and reads the answer.
     pub fn send(&self, head: &str, body: &[u8]) -> Response {
         let mut stream = self.connect();

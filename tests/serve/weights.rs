@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::golden_data::golden;
-use crate::grpc_client::bytes_of;
-use crate::server::{Response, Server, expected, picture};
+use crate::server::Server;
 
 /// Copies the golden model `hf_tiny`; returns its shards.
 fn copy_model(folder: &Path) -> Vec<PathBuf> {
@@ -26,15 +25,6 @@ fn open(shard: &Path) -> File {
     OpenOptions::new().write(true).open(shard).unwrap()
 }
 
-/// Encodes a picture, rightly.
-fn encode(server: &Server, name: &str) -> Response {
-    let response = server.post("/v1/encode", &[], &picture(name));
-    assert_eq!(response.status, 200, "{}", response.text());
-    let file = safetensors::SafeTensors::deserialize(&response.body).unwrap();
-    assert!(file.tensor("embeddings").unwrap().data() == bytes_of(&expected(&[name])), "{name}");
-    response
-}
-
 #[test]
 fn a_model_that_is_rewritten_or_shortened_is_served_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
@@ -42,12 +32,12 @@ fn a_model_that_is_rewritten_or_shortened_is_served_as_it_was() {
     let model = folder.path().display().to_string();
     let mut server = Server::spawn(&["--device", "cpu", "--model", &model], &[]);
     server.wait_until_ready();
-    let before = encode(&server, "image0.png");
+    let before = server.encode("image0.png");
     let is_the_same = |server: &Server| {
-        let response = encode(server, "image0.png");
+        let response = server.encode("image0.png");
         assert!(response.body == before.body && response.header("etag") == before.header("etag"));
         // And a picture that it has not seen.
-        encode(server, "image1.png");
+        server.encode("image1.png");
     };
     for shard in &shards {
         let len = std::fs::metadata(shard).unwrap().len() as usize;
