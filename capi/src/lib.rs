@@ -1,7 +1,7 @@
 //! The C interface: `include/tilesight.h` is made from this crate, and is its documentation.
 //!
-//! Every function checks what it can of its arguments, does its work within [`status::call`], which refuses children of fork(), and leaves the rest to the
-//! engine.
+//! Every function checks what it can of its arguments, does its work within [`status::call`], which refuses children of
+//! fork(), and leaves the rest to the engine.
 
 mod arguments;
 mod encode;

@@ -24,16 +24,8 @@ impl<W> Queue<W> {
     /// that one slow batch does not close the queue for good.
     fn expected_time(&self) -> Option<Duration> {
         let own_tiles = self.request_tiles.get().unwrap_or(0.0);
-        let (mut preparing, mut tiles) = (0, 0);
-        for entry in self.entries.values() {
-            match entry.stage {
-                Stage::Preparing => preparing += 1,
-                Stage::Ready { tiles: own, .. } | Stage::Computing { tiles: own } | Stage::Abandoned { tiles: own } => {
-                    tiles += own;
-                }
-                Stage::Answered => {}
-            }
-        }
+        let preparing = self.entries.values().filter(|entry| matches!(entry.stage, Stage::Preparing)).count();
+        let tiles: usize = self.entries.values().map(|entry| entry.stage.tiles()).sum();
         if preparing + tiles == 0 {
             return None;
         }

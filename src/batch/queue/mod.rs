@@ -40,6 +40,16 @@ enum Stage<W> {
     Answered,
 }
 
+impl<W> Stage<W> {
+    /// Tiles that wait or are computed.
+    fn tiles(&self) -> usize {
+        match self {
+            Self::Ready { tiles, .. } | Self::Computing { tiles } | Self::Abandoned { tiles } => *tiles,
+            Self::Preparing | Self::Answered => 0,
+        }
+    }
+}
+
 /// A request whose body is on its way.
 #[derive(Debug)]
 struct Announced {
@@ -213,17 +223,9 @@ impl<W> Queue<W> {
     /// The work itself, where nothing will compute it: [`Refusal::Closed`], or [`Refusal::Overloaded`] where those before it
     /// take all of its time.
     pub fn submit(&mut self, ticket: Ticket, tiles: usize, work: W, now: Instant) -> Result<(), Box<(W, Refusal)>> {
-        let before = self.entries.range(..ticket).map(|(_, entry)| entry);
-        let computing = self.entries.values();
-        let waiting = before.filter_map(|entry| match entry.stage {
-            Stage::Ready { tiles, .. } => Some(tiles),
-            _ => None,
-        });
-        let computing = computing.filter_map(|entry| match entry.stage {
-            Stage::Computing { tiles } | Stage::Abandoned { tiles } => Some(tiles),
-            _ => None,
-        });
-        let ahead: usize = waiting.chain(computing).sum();
+        let is_ahead =
+            |(other, entry): &(&Ticket, &Entry<W>)| **other < ticket || !matches!(entry.stage, Stage::Ready { .. });
+        let ahead: usize = self.entries.iter().filter(is_ahead).map(|(_, entry)| entry.stage.tiles()).sum();
         let expected = self.time_of(ahead + tiles);
         let phase = self.phase;
         match self.entries.get_mut(&ticket) {
